@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: MIT
+ * body.h - every primitive of frnn.h, once, in the vocabulary of vec_*.h, for one real type.
+ *
+ * A shell includes it with FRNN_WIDE set (is the type double?), a vec_*.h in view, inside the target region of its
+ * instruction set, and makes a table of FRNN_PRIMITIVES. Letters as in frnn.h, and: VL lanes, V vectors of a tile, m its
+ * rows, u the first unit of a block, buf a tile of accumulators between the product and the cell: [row][vector][lane]. */
+
+#define PANEL (4 * VL)
+#define BUF (8 * 4 * FRNN_BYTES / sizeof(real)) /* the largest tile */
+#define ALIGNED __attribute__((aligned(64)))
+
+#include "activations.h"
+
+INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+INLINE vec get(const real *p, ptrdiff_t lanes) { return lanes == VL ? load(p) : part(p, lanes); }
+INLINE void set(real *p, vec v, ptrdiff_t lanes)
+{
+    if (lanes == VL)
+        put(p, v);
+    else
+        put_part(p, v, lanes);
+}
+
+/* ---- packing ---------------------------------------------------------------------------------------------------- */
+
+/* to[k * step + lane] = w[lane * ldw + k], zeros in the lanes past the last. */
+static void pack_lanes(ptrdiff_t K, ptrdiff_t lanes, const real *w, ptrdiff_t ldw, real *to, ptrdiff_t step)
+{
+    for (ptrdiff_t k = 0; k < K; k++, to += step) {
+        for (ptrdiff_t lane = 0; lane < lanes; lane++)
+            to[lane] = w[lane * ldw + k];
+        for (ptrdiff_t lane = lanes; lane < VL; lane++)
+            to[lane] = 0;
+    }
+}
+
+static void pack_columns(ptrdiff_t K, ptrdiff_t N, int transposed, const real *w, ptrdiff_t ldw, real *to,
+                         ptrdiff_t K_all, ptrdiff_t k0)
+{
+    for (ptrdiff_t n = 0; n < N; n += PANEL) {
+        ptrdiff_t vectors = (least(PANEL, N - n) + VL - 1) / VL, width = vectors * VL;
+        real *panel = to + k0 * width;
+        for (ptrdiff_t v = 0; v < width; v += VL) {
+            ptrdiff_t lanes = least(VL, N - n - v);
+            if (transposed)
+                pack_lanes(K, lanes, w + (n + v) * ldw, ldw, panel + v, width);
+            else
+                for (ptrdiff_t k = 0; k < K; k++)
+                    put(panel + k * width + v, get(w + k * ldw + n + v, lanes));
+        }
+        to += K_all * width;
+    }
+}
+
+static void pack_gates(ptrdiff_t G, ptrdiff_t H, ptrdiff_t K, int first, const real *w, ptrdiff_t ldw, real *to,
+                       ptrdiff_t K_all, ptrdiff_t k0)
+{
+    for (ptrdiff_t u = 0; u < H; u += VL, to += K_all * G * VL)
+        for (ptrdiff_t g = 0; g < G; g++) {
+            const real *rows = w + ((first + g) % G * H + u) * ldw;
+            pack_lanes(K, least(VL, H - u), rows, ldw, to + (k0 * G + g) * VL, G * VL);
+        }
+}
+
+/* ---- the one product under everything ----------------------------------------------------------------------------- */
+
+/* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
+ * Whichever side is smaller stays in registers, the other streams past it. */
+INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w,
+                           const real *z, ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv)
+{
+    vec acc[8][4], held[8];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++) acc[r][v] = load(z + r * zr + v * zv);
+    for (ptrdiff_t k = 0; k < K; k++, a += ak, w += V * VL) {
+        if (R < V) {
+            UNROLL for (int r = 0; r < R; r++) held[r] = all(a[r * ar]);
+            UNROLL for (int v = 0; v < V; v++) {
+                vec wv = load(w + v * VL);
+                if (R > 1)
+                    FRNN_KEEP(wv);
+                UNROLL for (int r = 0; r < R; r++) acc[r][v] = fmadd(held[r], wv, acc[r][v]);
+            }
+        } else {
+            UNROLL for (int v = 0; v < V; v++) {
+                held[v] = load(w + v * VL);
+                if (R > 1)
+                    FRNN_KEEP(held[v]);
+            }
+            UNROLL for (int r = 0; r < R; r++) {
+                vec ar_k = all(a[r * ar]);
+                UNROLL for (int v = 0; v < V; v++) acc[r][v] = fmadd(ar_k, held[v], acc[r][v]);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < V; v++) put(c + r * cr + v * cv, acc[r][v]);
+}
+
+typedef void tile_function(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, const real *z,
+                           ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv);
+
+#define TILE(R, V)                                                                                                     \
+    static void tile_##R##x##V(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, const real *z,   \
+                               ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv)                        \
+    {                                                                                                                  \
+        enum { rows = R <= FRNN_TILE_ROWS(V) ? R : 1 }; /* taller ones are never called */                             \
+        tile_body(rows, V, K, a, ar, ak, w, z, zr, zv, c, cr, cv);                                                     \
+    }
+#define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V)
+TILES(1)
+TILES(2)
+TILES(3)
+TILES(4)
+
+#define ROW(V)                                                                                                         \
+    {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
+static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+
+/* Rows of the next tile when `left` are to do: as even as they can be (32 = 6,6,5,5,5,5). */
+INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
+{
+    ptrdiff_t most = FRNN_TILE_ROWS(V), tall = (left + most - 1) / most;
+    return (left + tall - 1) / tall;
+}
+
+/* buf += a w, in place. */
+INLINE void tile_on(real *buf, ptrdiff_t row, ptrdiff_t m, ptrdiff_t V, ptrdiff_t K, const real *a, ptrdiff_t lda,
+                         const real *w)
+{
+    tiles[V - 1][m - 1](K, a, lda, 1, w, buf, row, VL, buf, row, VL);
+}
+
+static const real zeros[PANEL] ALIGNED = {0};
+static const real one = 1;
+
+/* One row of V vectors, the last one cut short, to or from V full ones. */
+INLINE void take_columns(ptrdiff_t cols, const real *from, real *to)
+{
+    for (ptrdiff_t v = 0; v < cols; v += VL)
+        put(to + v, get(from + v, least(VL, cols - v)));
+}
+INLINE void give_columns(ptrdiff_t cols, const real *from, real *to)
+{
+    for (ptrdiff_t v = 0; v < cols; v += VL)
+        set(to + v, load(from + v), least(VL, cols - v));
+}
+
+static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const real *w, const real *z,
+                 ptrdiff_t ldz, real *c, ptrdiff_t ldc)
+{
+    real buf[BUF] ALIGNED;
+    for (ptrdiff_t n = 0; n < N; n += PANEL) {
+        ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, zrow = z ? ldz : 0;
+        const real *zn = z ? z + n : zeros;
+        for (ptrdiff_t r = 0, m; r < M; r += m) {
+            m = tile_rows(M - r, V);
+            if (cols == V * VL) {
+                tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, zn + r * zrow, zrow, VL, c + r * ldc + n, ldc, VL);
+                continue;
+            }
+            for (ptrdiff_t i = 0; i < m; i++)
+                take_columns(cols, zn + (r + i) * zrow, buf + i * V * VL);
+            tile_on(buf, V * VL, m, V, K, a + r * lda, lda, w);
+            for (ptrdiff_t i = 0; i < m; i++)
+                give_columns(cols, buf + i * V * VL, c + (r + i) * ldc + n);
+        }
+        w += K * V * VL;
+    }
+}
+
+static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d, ptrdiff_t ldd,
+                  real *acc, ptrdiff_t ldacc, real *sums, real *work)
+{
+    for (ptrdiff_t n = 0; n < N; n += PANEL) {
+        ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL;
+        pack_columns(K, cols, 0, d + n, ldd, work, K, 0);
+        if (sums)
+            tiles[V - 1][0](K, &one, 0, 0, work, sums + n, 0, VL, sums + n, 0, VL);
+        for (ptrdiff_t r = 0, m; r < M; r += m) {
+            real *c = acc + r * ldacc + n;
+            m = tile_rows(M - r, V);
+            tiles[V - 1][m - 1](K, a + r, 1, lda, work, c, ldacc, VL, c, ldacc, VL);
+        }
+    }
+}
+
+static void add(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
+{
+    for (ptrdiff_t r = 0; r < n; r++, src += ldsrc, dst += lddst)
+        for (ptrdiff_t u = 0; u < N; u += VL) {
+            ptrdiff_t lanes = least(VL, N - u);
+            set(dst + u, get(dst + u, lanes) + get(src + u, lanes), lanes);
+        }
+}
+
+static void transpose(ptrdiff_t M, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
+{
+    enum { block = 16 }; /* a block's lines fit in L1 on both sides */
+    for (ptrdiff_t n0 = 0; n0 < N; n0 += block)
+        for (ptrdiff_t m0 = 0; m0 < M; m0 += block)
+            for (ptrdiff_t n = n0; n < least(n0 + block, N); n++)
+                for (ptrdiff_t m = m0; m < least(m0 + block, M); m++)
+                    dst[n * lddst + m] = src[m * ldsrc + n];
+}
+
+/* ---- one step forward ---------------------------------------------------------------------------------------------- */
+
+/* The accumulators of m rows and G gates of one block of units, from z. */
+INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z, ptrdiff_t ldz, ptrdiff_t H,
+                            real *buf, ptrdiff_t row)
+{
+    for (ptrdiff_t r = 0; r < m; r++)
+        for (ptrdiff_t g = 0; g < G; g++)
+            put(buf + r * row + g * VL, get(z + r * ldz + g * H, lanes));
+}
+
+static void rnn_step(ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
+                     ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w, real *h,
+                     ptrdiff_t ldh)
+{
+    real buf[BUF] ALIGNED;
+    for (ptrdiff_t u = 0; u < U; u += PANEL) {
+        ptrdiff_t cols = least(PANEL, U - u), V = (cols + VL - 1) / VL, row = V * VL;
+        for (ptrdiff_t r = 0, m; r < n; r += m) {
+            m = tile_rows(n - r, V);
+            for (ptrdiff_t i = 0; i < m; i++)
+                take_columns(cols, z + (r + i) * ldz + u, buf + i * row);
+            tile_on(buf, row, m, V, I, x + r * ldx, ldx, w);
+            tile_on(buf, row, m, V, P, h_prev + r * ldh_prev, ldh_prev, w + I * row);
+            for (ptrdiff_t i = 0; i < m * row; i += VL) {
+                vec a = load(buf + i);
+                put(buf + i, relu ? max(all(0), a) : tanh_vec(a));
+            }
+            for (ptrdiff_t i = 0; i < m; i++)
+                give_columns(cols, buf + i * row, h + (r + i) * ldh + u);
+        }
+        w += (I + P) * row;
+    }
+}
+
+static void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, real *c, real *h, ptrdiff_t ldh,
+                       real *tape)
+{
+    for (ptrdiff_t r = 0; r < m; r++, buf += 4 * VL, c += H, h += ldh) {
+        quotient i = sigmoid_of(load(buf)), f = sigmoid_of(load(buf + VL));
+        quotient g = tanh_of(load(buf + 2 * VL)), o = sigmoid_of(load(buf + 3 * VL));
+        vec ft = f.num / f.den, ct = fmadd(ft, get(c, lanes), (i.num * g.num) / (i.den * g.den));
+        quotient t = tanh_of(ct);
+        set(c, ct, lanes);
+        set(h, (o.num * t.num) / (o.den * t.den), lanes);
+        if (tape) {
+            set(tape, i.num / i.den, lanes);
+            set(tape + H, ft, lanes);
+            set(tape + 2 * H, g.num / g.den, lanes);
+            set(tape + 3 * H, o.num / o.den, lanes);
+            set(tape + 4 * H, ct, lanes);
+            tape += FRNN_LSTM_TAPE * H;
+        }
+    }
+}
+
+static void lstm_step(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
+                      ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w, real *c,
+                      real *h, ptrdiff_t ldh, real *tape)
+{
+    real buf[BUF] ALIGNED;
+    const ptrdiff_t row = 4 * VL;
+    for (ptrdiff_t u = 0; u < U; u += VL, w += (I + P) * row) {
+        ptrdiff_t lanes = least(VL, U - u);
+        for (ptrdiff_t r = 0, m; r < n; r += m) {
+            m = tile_rows(n - r, 4);
+            take_gates(m, 4, lanes, z + r * ldz + u, ldz, H, buf, row);
+            tile_on(buf, row, m, 4, I, x + r * ldx, ldx, w);
+            tile_on(buf, row, m, 4, P, h_prev + r * ldh_prev, ldh_prev, w + I * row);
+            lstm_cells(m, lanes, H, buf, c + r * H + u, h + r * ldh + u, ldh,
+                       tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL);
+        }
+    }
+}
+
+/* buf: n r z of the input's side and of what is shared, then q. */
+static void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, const real *h_prev,
+                      ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
+{
+    for (ptrdiff_t i = 0; i < m; i++, buf += 4 * VL, h_prev += ldh_prev, h += ldh) {
+        vec r = sigmoid_vec(load(buf + VL)), z = sigmoid_vec(load(buf + 2 * VL)), q = load(buf + 3 * VL);
+        vec n = tanh_vec(fmadd(r, q, load(buf)));
+        set(h, fmadd(z, get(h_prev, lanes) - n, n), lanes);
+        if (tape) {
+            set(tape, r, lanes);
+            set(tape + H, z, lanes);
+            set(tape + 2 * H, n, lanes);
+            set(tape + 3 * H, q, lanes);
+            tape += FRNN_GRU_TAPE * H;
+        }
+    }
+}
+
+static void gru_step(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
+                     const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,
+                     const real *w, real *h, ptrdiff_t ldh, real *tape)
+{
+    real buf[BUF] ALIGNED;
+    const ptrdiff_t row = 4 * VL;
+    for (ptrdiff_t u = 0; u < U; u += VL, w += (I + H) * 3 * VL) {
+        ptrdiff_t lanes = least(VL, U - u);
+        for (ptrdiff_t r = 0, m; r < n; r += m) {
+            const real *own = h_prev + r * ldh_prev + u0 + u;
+            m = tile_rows(n - r, 3);
+            take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf + VL, row);
+            take_gates(m, 1, lanes, z + r * ldz + 2 * H + u, ldz, 0, buf, row);
+            take_gates(m, 1, lanes, b_hn + u, 0, 0, buf + 3 * VL, row);
+            tile_on(buf, row, m, 3, I, x + r * ldx, ldx, w);
+            tile_on(buf + VL, row, m, 3, H, h_prev + r * ldh_prev, ldh_prev, w + I * 3 * VL);
+            gru_cells(m, lanes, H, buf, own, ldh_prev, h + r * ldh + u, ldh,
+                      tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL);
+        }
+    }
+}
+
+static void gru_gates(ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
+                      const real *h_prev, ptrdiff_t ldh_prev, const real *w, real *rz, real *rh)
+{
+    real buf[BUF] ALIGNED;
+    const ptrdiff_t row = 2 * VL;
+    for (ptrdiff_t u = 0; u < H; u += VL, w += (I + H) * row) {
+        ptrdiff_t lanes = least(VL, H - u);
+        for (ptrdiff_t r = 0, m; r < n; r += m) {
+            m = tile_rows(n - r, 2);
+            take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf, row);
+            tile_on(buf, row, m, 2, I, x + r * ldx, ldx, w);
+            tile_on(buf, row, m, 2, H, h_prev + r * ldh_prev, ldh_prev, w + I * row);
+            for (ptrdiff_t i = r; i < r + m; i++) {
+                vec rt = sigmoid_vec(load(buf + (i - r) * row)), zt = sigmoid_vec(load(buf + (i - r) * row + VL));
+                set(rz + i * 2 * H + u, rt, lanes);
+                set(rz + i * 2 * H + H + u, zt, lanes);
+                set(rh + i * H + u, rt * get(h_prev + i * ldh_prev + u, lanes), lanes);
+            }
+        }
+    }
+}
+
+static void gru_reset(ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
+                      const real *h_prev, ptrdiff_t ldh_prev, const real *rh, const real *rz, const real *w, real *h,
+                      ptrdiff_t ldh, real *tape)
+{
+    rnn_step(n, H, 0, z + 2 * H, ldz, x, ldx, I, rh, H, H, w, h, ldh); /* h holds n for a moment */
+    for (ptrdiff_t i = 0; i < n; i++, h += ldh, h_prev += ldh_prev, rz += 2 * H, rh += H)
+        for (ptrdiff_t u = 0; u < H; u += VL) {
+            ptrdiff_t lanes = least(VL, H - u);
+            vec nt = get(h + u, lanes), zt = get(rz + H + u, lanes);
+            set(h + u, fmadd(zt, get(h_prev + u, lanes) - nt, nt), lanes);
+            if (tape) {
+                real *row = tape + i * FRNN_GRU_TAPE * H + u;
+                set(row, get(rz + u, lanes), lanes);
+                set(row + H, zt, lanes);
+                set(row + 2 * H, nt, lanes);
+                set(row + 3 * H, get(rh + u, lanes), lanes);
+            }
+        }
+}
+
+/* ---- one step backward --------------------------------------------------------------------------------------------- */
+
+#define EACH_VECTOR(n, H)                                                                                              \
+    for (ptrdiff_t i = 0; i < n; i++)                                                                                  \
+        for (ptrdiff_t u = 0, lanes; lanes = least(VL, H - u), u < H; u += VL)
+
+INLINE vec sigmoid_slope(vec s) { return s * (all(1) - s); }
+INLINE vec tanh_slope(vec t) { return fmadd(-t, t, all(1)); }
+
+static void rnn_back(ptrdiff_t n, ptrdiff_t H, int relu, const real *h, ptrdiff_t ldh, const real *dh, real *dz)
+{
+    EACH_VECTOR(n, H)
+    {
+        vec ht = get(h + i * ldh + u, lanes), dht = get(dh + i * H + u, lanes);
+        set(dz + i * H + u, relu ? choose(ht > all(0), dht, all(0)) : dht * tanh_slope(ht), lanes);
+    }
+}
+
+static void lstm_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *c_prev, ptrdiff_t ldc_prev,
+                      const real *dh, real *dc, real *dz, real *h)
+{
+    EACH_VECTOR(n, H)
+    {
+        const real *row = tape + i * FRNN_LSTM_TAPE * H + u;
+        real *to = dz + i * 4 * H + u;
+        vec it = get(row, lanes), f = get(row + H, lanes), g = get(row + 2 * H, lanes), o = get(row + 3 * H, lanes);
+        vec t = tanh_vec(get(row + 4 * H, lanes)), dht = get(dh + i * H + u, lanes);
+        vec dct = fmadd(dht * o, tanh_slope(t), get(dc + i * H + u, lanes));
+        set(to, dct * g * sigmoid_slope(it), lanes);
+        set(to + H, dct * get(c_prev + i * ldc_prev + u, lanes) * sigmoid_slope(f), lanes);
+        set(to + 2 * H, dct * it * tanh_slope(g), lanes);
+        set(to + 3 * H, dht * t * sigmoid_slope(o), lanes);
+        set(dc + i * H + u, dct * f, lanes);
+        if (h)
+            set(h + i * H + u, o * t, lanes);
+    }
+}
+
+static void gru_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev, real *dh,
+                     real *dz)
+{
+    EACH_VECTOR(n, H)
+    {
+        const real *row = tape + i * FRNN_GRU_TAPE * H + u;
+        real *to = dz + i * 4 * H + u;
+        vec r = get(row, lanes), z = get(row + H, lanes), nt = get(row + 2 * H, lanes), q = get(row + 3 * H, lanes);
+        vec dht = get(dh + i * H + u, lanes), dn = dht * (all(1) - z) * tanh_slope(nt);
+        set(to, dn, lanes);
+        set(to + H, dn * q * sigmoid_slope(r), lanes);
+        set(to + 2 * H, dht * (get(h_prev + i * ldh_prev + u, lanes) - nt) * sigmoid_slope(z), lanes);
+        set(to + 3 * H, dn * r, lanes);
+        set(dh + i * H + u, dht * z, lanes);
+    }
+}
+
+static void gru_reset_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev, real *dh,
+                           real *dz)
+{
+    EACH_VECTOR(n, H)
+    {
+        const real *row = tape + i * FRNN_GRU_TAPE * H + u;
+        real *to = dz + i * 3 * H + u;
+        vec z = get(row + H, lanes), nt = get(row + 2 * H, lanes), dht = get(dh + i * H + u, lanes);
+        set(to, dht * (all(1) - z) * tanh_slope(nt), lanes);
+        set(to + 2 * H, dht * (get(h_prev + i * ldh_prev + u, lanes) - nt) * sigmoid_slope(z), lanes);
+        set(dh + i * H + u, dht * z, lanes);
+    }
+}
+
+static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev,
+                           const real *drh, real *dh, real *dz)
+{
+    EACH_VECTOR(n, H)
+    {
+        vec r = get(tape + i * FRNN_GRU_TAPE * H + u, lanes), d = get(drh + i * H + u, lanes);
+        set(dz + i * 3 * H + H + u, d * get(h_prev + i * ldh_prev + u, lanes) * sigmoid_slope(r), lanes);
+        set(dh + i * H + u, fmadd(d, r, get(dh + i * H + u, lanes)), lanes);
+    }
+}
+
+/* ---- activations on their own -------------------------------------------------------------------------------------- */
+
+static void tanh_row(ptrdiff_t n, const real *x, real *y)
+{
+    for (ptrdiff_t u = 0; u < n; u += VL)
+        set(y + u, tanh_vec(get(x + u, least(VL, n - u))), least(VL, n - u));
+}
+
+static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
+{
+    for (ptrdiff_t u = 0; u < n; u += VL)
+        set(y + u, sigmoid_vec(get(x + u, least(VL, n - u))), least(VL, n - u));
+}
+
+#define FRNN_PRIMITIVES                                                                                                \
+    {.lanes = VL, .pack_columns = pack_columns, .pack_gates = pack_gates, .gemm = gemm, .outer = outer, .add = add,    \
+     .transpose = transpose, .rnn_step = rnn_step, .lstm_step = lstm_step, .gru_step = gru_step,                       \
+     .gru_gates = gru_gates, .gru_reset = gru_reset, .rnn_back = rnn_back, .lstm_back = lstm_back,                     \
+     .gru_back = gru_back, .gru_reset_back = gru_reset_back, .gru_gates_back = gru_gates_back, .tanh = tanh_row,       \
+     .sigmoid = sigmoid_row}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * frnn.h - the whole C interface of fastrnn: the primitives under the time loops, the instruction sets they are
+ * built for, and the threads they run on.
+ *
+ * Letters. T time steps, B batch, I input size, H hidden size, P size of h (H, or the size of the projection),
+ *   G gates (RNN 1, GRU 3, LSTM 4), VL lanes of a vector; z pre-activations, h hidden state, c cell state;
+ *   dz, dh, dc the gradients of the loss with respect to them.
+ * Gate order. LSTM i f g o, GRU r z n: PyTorch's, in every array but the packed weights of the GRU's input (n r z)
+ *   and the GRU's dz (n r z q, where q = W_hn h + b_hn), so that either side of the cell reads three gates in a row.
+ *
+ * Ground rules, valid for every function unless it says otherwise.
+ *   Arrays are row-major; counts and leading dimensions (ld*) are ptrdiff_t, in elements; a row's elements touch.
+ *   Pointers are not null and their arrays do not overlap. Any alignment of an element is good.
+ *   The caller owns all memory. Nothing here allocates (but frnn_run its threads), fails, or keeps a pointer.
+ *   Any thread may call, on arrays that no other thread writes.
+ *
+ * The same bits. Every element of a result is ONE accumulator, started from the bias (or what stands for it) and
+ *   continued by fused multiply-add over k in order; vectors run across units, never across k. So the bits of a row
+ *   depend on that row and the weights alone: not on the other rows, the tile it fell in, the vector length, or the
+ *   thread. Without hardware FMA (x86 `portable`) this holds within that instruction set only.
+ */
+#ifndef FRNN_H
+#define FRNN_H
+
+#include <stddef.h>
+
+enum {
+    FRNN_LSTM_TAPE = 5, /* i f g o c: H-wide parts in one row of an LSTM's tape */
+    FRNN_GRU_TAPE = 4   /* r z n q */
+};
+
+/* The primitives for one real type R, one instruction set.
+ *
+ * Packed weights come in two layouts, both made of panels and both padded with zeros to whole vectors:
+ *   columns  the matrix (K, N) as [panel of 4*VL columns][k][columns]; the last panel holds as many vectors as it needs
+ *   gates    a matrix (G*H, K) as [block of VL units][k][G][VL]: the gates of a unit arrive together
+ */
+#define FRNN_KERNELS(R, name)                                                                                          \
+    typedef struct name {                                                                                              \
+        ptrdiff_t lanes; /* VL */                                                                                      \
+        FRNN_PACKING(R)                                                                                                \
+        FRNN_PRODUCTS(R)                                                                                               \
+        FRNN_FORWARD(R)                                                                                                \
+        FRNN_BACKWARD(R)                                                                                               \
+        FRNN_ACTIVATIONS(R)                                                                                            \
+    } name
+
+/* Panels are K_all >= K deep and a matrix fills k0..k0+K-1 of them, so that W_ih and W_hh can stand one after the other
+ * for a step that goes on from x to h. `to` has K_all times the padded columns, or units times G, elements.
+ * pack_columns: a matrix (K, N). w holds it as it is, or, transposed = 1, as (N, K): the way W_ih stands for x W_ih^T.
+ * pack_gates: w (G*H, K). first: the gate of w that comes first, the others follow in a circle (2 makes n r z of
+ *   r z n).  Both: ldw is w's leading dimension. */
+#define FRNN_PACKING(R)                                                                                                \
+    void (*pack_columns)(ptrdiff_t K, ptrdiff_t N, int transposed, const R *w, ptrdiff_t ldw, R *to, ptrdiff_t K_all,  \
+                         ptrdiff_t k0);                                                                                \
+    void (*pack_gates)(ptrdiff_t G, ptrdiff_t H, ptrdiff_t K, int first, const R *w, ptrdiff_t ldw, R *to,             \
+                       ptrdiff_t K_all, ptrdiff_t k0);
+
+/* gemm: c = z + a w.
+ *   a (M, K); w (K, N) packed in columns; z (M, N), or one row for all with ldz = 0, or null for zeros; c (M, N) out.
+ *   c may be z, with the same leading dimension.
+ * outer: acc += a^T d, and sums += the column sums of d: the weight gradients of K rows.
+ *   a (K, M); d (K, N); acc (M, ldacc) in/out with ldacc >= N rounded up to VL; sums (ldacc,) in/out or null;
+ *   work: K * 4*VL elements of scratch.
+ * add: dst += src, both (n, N).
+ * transpose: dst (N, M) = src (M, N)^T. */
+#define FRNN_PRODUCTS(R)                                                                                               \
+    void (*gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const R *a, ptrdiff_t lda, const R *w, const R *z,             \
+                 ptrdiff_t ldz, R *c, ptrdiff_t ldc);                                                                  \
+    void (*outer)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d, ptrdiff_t ldd, R *acc, \
+                  ptrdiff_t ldacc, R *sums, R *work);                                                                  \
+    void (*add)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                     \
+    void (*transpose)(ptrdiff_t M, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);
+
+/* One time step for n rows and the first U of H units; a caller that shares the units of a layer out among threads
+ * moves the pointers to its first unit, a multiple of VL (and w by that many units).
+ *   z (n, G*H): where the accumulators start, ldz = 0: one row, the bias, for all rows
+ *   x (n, I): the input if its product is still to be added; I = 0: it is in z already and x may be null
+ *   h_prev (n, P) in;  h (n, U of H) out, must not overlap h_prev
+ *   w: gates layout, W_ih then W_hh (K_all = I + P); for the RNN columns layout, I + P deep
+ *   tape: what backward needs, H-wide parts row by row, or null for inference
+ *
+ * rnn_step:   h = relu or tanh(z + x W_ih^T + h_prev W_hh^T)
+ * lstm_step:  i, f, o = sigmoid, g = tanh (z + x W_ih^T + h_prev W_hh^T);  c = f c + i g;  h = o tanh(c)
+ *   c (n, H) in/out, ld H; tape (n, 5H): i f g o c. With a projection h is o tanh(c), to be projected by gemm.
+ * gru_step:   r, z = sigmoid(...);  q = b_hn + W_hn h_prev;  n = tanh(z_n + r q);  h = n + z (h_prev - n)
+ *   b_hn (H,); w: W_ih as n r z, then W_hh as r z n; u0: the first unit's place in h_prev, all of whose H units the
+ *   step reads; tape (n, 4H): r z n q.
+ * The GRU of Cho et al. 2014 needs r of all units before any n, so it takes two:
+ * gru_gates:  r, z = sigmoid(z_rz + x W_ih[rz]^T + h_prev W_hh[rz]^T);  rh = r h_prev
+ *   w: gates layout of the 2 gates r z; z still (n, 3H); rz (n, 2H) out; rh (n, H) out
+ * gru_reset:  n = tanh(z_n + x W_ih[n]^T + rh W_hh[n]^T);  h = n + z (h_prev - n)
+ *   w: columns layout of the gate n; tape (n, 4H): r z n rh. */
+#define FRNN_FORWARD(R)                                                                                                \
+    void (*rnn_step)(ptrdiff_t n, ptrdiff_t U, int relu, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,         \
+                     ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *h, ptrdiff_t ldh);  \
+    void (*lstm_step)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,     \
+                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *c, R *h,           \
+                      ptrdiff_t ldh, R *tape);                                                                         \
+    void (*gru_step)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *b_hn, const R *x,      \
+                     ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0, const R *w, R *h,  \
+                     ptrdiff_t ldh, R *tape);                                                                          \
+    void (*gru_gates)(ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
+                      const R *h_prev, ptrdiff_t ldh_prev, const R *w, R *rz, R *rh);                                  \
+    void (*gru_reset)(ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
+                      const R *h_prev, ptrdiff_t ldh_prev, const R *rh, const R *rz, const R *w, R *h, ptrdiff_t ldh,  \
+                      R *tape);
+
+/* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
+ * of dz with the weights is left to gemm. The tape is only read.
+ * rnn_back:  dz = dh (1 - h^2), or dh where h > 0 for relu.   h (n, H); dz (n, H) out.
+ * lstm_back: dz (n, 4H) out: i f g o; dc (n, H) in/out: becomes the gradient of c_prev.
+ *   c_prev (n, H), ldc_prev; h null or (n, H) out: o tanh(c), which a projection's gradient needs.
+ * gru_back:  dz (n, 4H) out: n r z q; dh becomes dh z, the part of the gradient of h_prev that passes the gate.
+ * gru_reset_back: first half for Cho's GRU: dz (n, 3H) n and z parts out; dh becomes dh z.
+ * gru_gates_back: second half: drh (n, H) = dz_n W_hn;  dz's r part out; dh += drh r.   All dz of it: (n, 3H) n r z. */
+#define FRNN_BACKWARD(R)                                                                                               \
+    void (*rnn_back)(ptrdiff_t n, ptrdiff_t H, int relu, const R *h, ptrdiff_t ldh, const R *dh, R *dz);               \
+    void (*lstm_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *c_prev, ptrdiff_t ldc_prev, const R *dh,       \
+                      R *dc, R *dz, R *h);                                                                             \
+    void (*gru_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh, R *dz);      \
+    void (*gru_reset_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh,        \
+                           R *dz);                                                                                     \
+    void (*gru_gates_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, const R *drh, \
+                           R *dh, R *dz);
+
+/* tanh, sigmoid: y = f(x), both (n,), y may be x. At most 2.5 ulp off; NaN stays NaN; never outside [-1,1], [0,1]. */
+#define FRNN_ACTIVATIONS(R)                                                                                            \
+    void (*tanh)(ptrdiff_t n, const R *x, R *y);                                                                       \
+    void (*sigmoid)(ptrdiff_t n, const R *x, R *y);
+
+FRNN_KERNELS(float, frnn_f32);
+FRNN_KERNELS(double, frnn_f64);
+
+/* One instruction set. */
+typedef struct frnn_isa {
+    const char *name;
+    int usable; /* on this processor, under this system */
+    const frnn_f32 *f32;
+    const frnn_f64 *f64;
+} frnn_isa;
+
+/* The i-th instruction set of this build, weakest first; 0 and nothing written past the last. */
+int frnn_isa_at(int i, frnn_isa *isa);
+
+/* The compiler that built this, for `fastrnn info`. */
+const char *frnn_compiler(void);
+
+/* frnn_run: task(job, part, parts) for every part on a thread of its own, the caller's among them; returns when all
+ *   have. parts is `want`, or 1 where the threads are busy with another caller or cannot be had: a task must do
+ *   the whole work however many share it. Subnormals are flushed to zero meanwhile.
+ * frnn_barrier: inside a task, waits until all parts have come here.
+ * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
+typedef void (*frnn_task)(void *job, int part, int parts);
+void frnn_run(frnn_task task, void *job, int want);
+void frnn_barrier(int parts);
+unsigned long frnn_flush(void);
+void frnn_unflush(unsigned long saved);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT
+ * vec_avx512.h - the vector operations of AVX-512: 32 registers of 64 bytes. vec_portable.h says what they mean. */
+#define FRNN_BYTES 64
+#define FRNN_TILE_ROWS(V) ((V) == 4 ? 6 : 8) /* at most 24 accumulators, beside the V vectors of w */
+#define FRNN_KEEP(v) __asm__("" : "+v"(v))
+#include "vec_types.h"
+
+#if FRNN_WIDE
+typedef __m512d native;
+typedef __mmask8 lane_mask;
+#define OP(name) _mm512_##name##_pd
+#else
+typedef __m512 native;
+typedef __mmask16 lane_mask;
+#define OP(name) _mm512_##name##_ps
+#endif
+
+INLINE vec fmadd(vec a, vec b, vec c) { return (vec)OP(fmadd)((native)a, (native)b, (native)c); }
+INLINE vec max(vec a, vec b) { return (vec)OP(max)((native)a, (native)b); }
+INLINE lane_mask first(ptrdiff_t n) { return (lane_mask)((1u << n) - 1); }
+INLINE vec part(const real *p, ptrdiff_t n) { return (vec)OP(maskz_loadu)(first(n), p); }
+INLINE void put_part(real *p, vec v, ptrdiff_t n) { OP(mask_storeu)(p, first(n), (native)v); }

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT
+ * vec_types.h - the types and operations that are the same on every instruction set, given FRNN_BYTES and FRNN_WIDE.
+ *
+ * real float or double; vec a vector of VL reals; ivec the integers of their bits. Operators work lane by lane; a
+ * comparison gives lanes of all ones or all zeros. */
+#define INLINE static inline __attribute__((always_inline, unused))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if FRNN_WIDE
+typedef double real;
+typedef int64_t integer;
+#else
+typedef float real;
+typedef int32_t integer;
+#endif
+typedef real vec __attribute__((vector_size(FRNN_BYTES)));
+typedef integer ivec __attribute__((vector_size(FRNN_BYTES)));
+typedef real vec_anywhere __attribute__((vector_size(FRNN_BYTES), aligned(sizeof(real)), may_alias));
+
+#define VL ((ptrdiff_t)(FRNN_BYTES / sizeof(real)))
+
+INLINE vec load(const real *p) { return *(const vec_anywhere *)p; }
+INLINE void put(real *p, vec v) { *(vec_anywhere *)p = v; }
+INLINE vec all(real x) { return x - (vec){0}; }
+INLINE ivec all_bits(integer x) { return x - (ivec){0}; }

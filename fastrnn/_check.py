@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: MIT
+"""Arguments -> a valid Call, or TypeError / ValueError. Every message of the package about an argument lives here.
+
+One template: ``name: needs what it needs, got what it got``.
+T time steps, B batch, I input size, H hidden size, P size of h, G gates.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ._records import GATES, Call, Ragged, Tape
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+MAX_BYTES = 2**62  # beyond any memory; below it a product of sizes cannot overflow ptrdiff_t
+
+
+def text(value: Any) -> str:
+    """A short, one-line rendering of a value for a message."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+# -- scalars ---------------------------------------------------------------------------------------------------------
+
+
+def flag(name: str, value: Any) -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name}: needs True or False, got {text(value)}")
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: needs an integer, got {text(value)}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: needs an integer, got {text(value)}") from None
+    if number < low or (high is not None and number > high):
+        wanted = f"an integer >= {low}" if high is None else f"an integer in {low}..{high}"
+        raise ValueError(f"{name}: needs {wanted}, got {number}")
+    return number
+
+
+def real(name: str, value: Any, low: float, high: float = np.inf, *, open_low: bool = False) -> float:
+    """A finite number in [low, high], or in (low, high] with open_low."""
+    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) != 0:
+        raise TypeError(f"{name}: needs a number, got {text(value)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: needs a number, got {text(value)}") from None
+    if not np.isfinite(number) or number > high or number < low or (open_low and number == low):
+        above = f"> {low:g}" if open_low else f">= {low:g}"
+        wanted = above if high == np.inf else f"{above} and <= {high:g}"
+        raise ValueError(f"{name}: needs a finite number {wanted}, got {number:g}")
+    return number
+
+
+def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in known:
+        return value
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"{name}: needs one of {', '.join(map(repr, known))}, got {text(value)}")
+
+
+def dtype(name: str, value: Any) -> np.dtype:
+    try:
+        found = np.dtype(value)
+    except TypeError:
+        found = None
+    if value is None or found not in DTYPES:
+        raise TypeError(f"{name}: needs float32 or float64, got {text(value)}")
+    return found
+
+
+# -- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
+    """A native float32 or float64 array; ``like`` fixes which."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: needs a plain array, got a masked one (a mask would be ignored; see lengths)")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise TypeError(
+            f"{name}: needs an array of float32 or float64, got {type(value).__name__} ({problem})"
+        ) from None
+    found = array.dtype
+    if found not in DTYPES:
+        native = found.newbyteorder("=")
+        if native not in DTYPES:
+            raise TypeError(f"{name}: needs dtype float32 or float64, got {found}")
+        array, found = array.astype(native), native
+    if like is not None and found != like:
+        raise TypeError(f"{name}: needs dtype {like} like the other arrays, got {found}")
+    return array
+
+
+def shaped(name: str, array: np.ndarray, letters: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array, C-contiguous and aligned, if its shape is right."""
+    if array.shape != shape:
+        raise ValueError(f"{name}: needs shape {letters} = {shape}, got {array.shape}")
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    return np.array(array, order="C")
+
+
+def rows(array: np.ndarray) -> np.ndarray:
+    """The array itself if its last axis is contiguous and all is aligned, else a C-contiguous copy."""
+    size = array.itemsize
+    strides = array.strides
+    if array.flags.aligned and (strides[-1] == size or array.shape[-1] <= 1) and not any(s % size for s in strides):
+        return array
+    return np.array(array, order="C")
+
+
+def optional(name: str, value: Any, like: np.dtype, letters: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    return None if value is None else shaped(name, floats(name, value, like), letters, shape)
+
+
+def lengths(value: Any, T: int, B: int) -> Ragged | None:
+    """How the rows of a batch run out; None where all of them fill T."""
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"lengths: needs integers, got dtype {array.dtype}")
+    if array.shape != (B,):
+        raise ValueError(f"lengths: needs shape (B,) = {(B,)}, got {array.shape}")
+    if B and (array.min() < 0 or array.max() > T):
+        raise ValueError(f"lengths: needs values in 0..T = 0..{T}, got {array.min()}..{array.max()}")
+    array = array.astype(np.intp)
+    return None if bool((array == T).all()) else Ragged.of(array, T)
+
+
+def sizes(T: int, B: int, widest: int, itemsize: int) -> None:
+    """Refuse sizes whose buffers no address space holds."""
+    if T * B * widest * itemsize > MAX_BYTES:
+        raise ValueError(f"x: needs T*B*{widest} elements below 2**62 bytes, got T = {T}, B = {B}")
+
+
+# -- one layer, one direction ----------------------------------------------------------------------------------------
+
+
+def rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths_, reverse) -> Call:
+    variant = choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+    return _call("rnn", variant, x, w_ih, w_hh, b_ih, b_hh, None, h0, None, lengths_, reverse)
+
+
+def gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths_, reverse) -> Call:
+    variant = "reset_after" if flag("reset_after", reset_after) else "reset_before"
+    return _call("gru", variant, x, w_ih, w_hh, b_ih, b_hh, None, h0, None, lengths_, reverse)
+
+
+def lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths_, reverse) -> Call:
+    h0, c0 = pair("state0", state0)
+    return _call("lstm", "", x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse)
+
+
+def pair(name: str, state: Any) -> tuple[Any, Any]:
+    """(h, c) of an LSTM's state; None stands for zeros, whole or in part."""
+    if state is None:
+        return None, None
+    if isinstance(state, (tuple, list)) and len(state) == 2:
+        return state[0], state[1]
+    raise TypeError(f"{name}: needs a pair (h, c) or None, got {text(state)}")
+
+
+def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse) -> Call:
+    reverse = flag("reverse", reverse)
+    x = floats("x", x)
+    like = x.dtype
+    if x.ndim != 3:
+        raise ValueError(f"x: needs shape (T, B, I), got {x.shape}")
+    T, B, I = x.shape  # noqa: E741
+    G = GATES[cell]
+    g = f"{G}*H" if G > 1 else "H"
+    w_hh = floats("w_hh", w_hh, like)
+    if w_hr is not None:
+        w_hr = floats("w_hr", w_hr, like)
+        if w_hr.ndim != 2:
+            raise ValueError(f"w_hr: needs shape (P, H), got {w_hr.shape}")
+        P, H = w_hr.shape
+    elif w_hh.ndim == 2:
+        P = H = w_hh.shape[1]
+    else:
+        raise ValueError(f"w_hh: needs shape ({g}, P), got {w_hh.shape}")
+    if min(I, H, P) < 1:
+        raise ValueError(f"x, w_hh: need I, H, P >= 1, got I = {I}, H = {H}, P = {P}")
+    sizes(T, B, max(G * H, I), x.itemsize)
+    w_hh = shaped("w_hh", w_hh, f"({g}, P)", (G * H, P))
+    w_ih = shaped("w_ih", floats("w_ih", w_ih, like), f"({g}, I)", (G * H, I))
+    w_hr = None if w_hr is None else shaped("w_hr", w_hr, "(P, H)", (P, H))
+    b_ih = optional("b_ih", b_ih, like, f"({g},)", (G * H,))
+    b_hh = optional("b_hh", b_hh, like, f"({g},)", (G * H,))
+    h0 = optional("h0" if cell != "lstm" else "state0[0]", h0, like, "(B, P)", (B, P))
+    c0 = optional("state0[1]", c0, like, "(B, H)", (B, H))
+    ragged = lengths(lengths_, T, B)
+    return Call(cell, variant, T, B, I, H, P, rows(x), w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+
+
+def gradients(call: Call, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> tuple:
+    """The gradients that a loss sends back into one direction; None stands for zeros."""
+    T, B, P, H, like = call.T, call.B, call.P, call.H, call.dtype
+    if grad_out is not None:
+        grad_out = floats("grad_out", grad_out, like)
+        if grad_out.shape != (T, B, P):
+            raise ValueError(f"grad_out: needs shape (T, B, P) = {(T, B, P)}, got {grad_out.shape}")
+        grad_out = rows(grad_out)
+    return (
+        grad_out,
+        optional("grad_h_n", grad_h_n, like, "(B, P)", (B, P)),
+        optional("grad_c_n", grad_c_n, like, "(B, H)", (B, H)),
+    )
+
+
+def tape(value: Any, cell: str) -> Tape:
+    if not isinstance(value, Tape):
+        raise TypeError(f"tape: needs the tape that {cell}_forward returned, got {text(value)}")
+    if value.call.cell != cell:
+        raise ValueError(f"tape: needs the tape that {cell}_forward returned, got {value.call.cell}_forward's")
+    return value
+
+
+# -- layers and streams ----------------------------------------------------------------------------------------------
+# L layers, D directions.
+
+
+def generator(name: str, seed: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as problem:
+        wanted = "None, an integer >= 0 or a numpy.random.Generator"
+        raise type(problem)(f"{name}: needs {wanted}, got {text(seed)}") from None
+
+
+def parameters(count: int, itemsize: int) -> int:
+    """Refuse sizes whose weights no address space holds."""
+    if count * itemsize > MAX_BYTES:
+        raise ValueError(
+            f"input_size, hidden_size, num_layers: need fewer than 2**62 bytes of weights, got {count} weights"
+        )
+    return count
+
+
+def layer_floats(name: str, value: Any, like: np.dtype) -> np.ndarray:
+    array = floats(name, value)
+    if array.dtype != like:
+        raise TypeError(f"{name}: needs dtype {like} like the layer, got {array.dtype}")
+    return array
+
+
+def sequence(name: str, value: Any, like: np.dtype, I: int, batch_first: bool) -> tuple[np.ndarray, bool]:
+    """The input of a layer, time-major (T, B, I), and whether the caller's has a batch axis."""
+    array = layer_floats(name, value, like)
+    if array.ndim not in (2, 3) or array.shape[-1] != I:
+        axes = "B, T" if batch_first else "T, B"
+        raise ValueError(f"{name}: needs shape ({axes}, I) or (T, I) with I = {I}, got {array.shape}")
+    return _time_major(array, batch_first), array.ndim == 3
+
+
+def same_sequence(
+    name: str, value: Any, like: np.dtype, shape: tuple[int, ...], batch_first: bool
+) -> np.ndarray | None:
+    """The gradient of an output, time-major; ``shape`` is that of the output as the caller saw it."""
+    if value is None:
+        return None
+    array = layer_floats(name, value, like)
+    if array.shape != shape:
+        raise ValueError(f"{name}: needs the shape of out, {shape}, got {array.shape}")
+    return _time_major(array, batch_first)
+
+
+def _time_major(array: np.ndarray, batch_first: bool) -> np.ndarray:
+    if array.ndim == 2:
+        return rows(array[:, None])
+    return rows(array.swapaxes(0, 1) if batch_first else array)
+
+
+def layer_state(
+    name: str, value: Any, cell: str, like: np.dtype, shape: tuple[int, int, int], H: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(h, c) of a stack, c None but for the LSTM; ``shape`` is h's, (L*D, B, P)."""
+    if value is None:
+        return None, None
+    if cell != "lstm":
+        return _state_part(name, value, like, "P", shape), None
+    h, c = pair(name, value)
+    return (
+        _state_part(f"{name}[0]", h, like, "P", shape),
+        _state_part(f"{name}[1]", c, like, "H", (*shape[:2], H)),
+    )
+
+
+def _state_part(name: str, value: Any, like: np.dtype, letter: str, shape: tuple[int, int, int]) -> np.ndarray | None:
+    if value is None:
+        return None
+    array = layer_floats(name, value, like)
+    if array.ndim == 2 and shape[1] == 1:  # unbatched: no batch axis
+        array = array[:, None]
+    return shaped(name, array, f"(L*D, B, {letter})", shape)
+
+
+def layer(value: Any, kinds: Iterable[type]) -> None:
+    if type(value) not in kinds:
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"layer: needs one of fastrnn's {names}, got {type(value).__name__}")
+
+
+def layer_tape(value: Any, kind: Any, owner: Any) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"tape: needs what forward returned, got {type(value).__name__}")
+    if value.layer is not owner:
+        raise ValueError("tape: needs one made by this layer's forward, got another layer's")
+
+
+def entries(name: str, given: Any, shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: np.dtype) -> np.ndarray:
+    """The named arrays of a mapping, cast and laid end to end in the order of ``shapes``: a new array."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: needs a mapping from names to arrays, got {type(given).__name__}")
+    parts = []
+    for key, shape in shapes:
+        if key not in given:
+            raise ValueError(f"{name}: needs an entry {key!r}, got none")
+        array = _entry(f"{name}[{key!r}]", given[key])
+        if array.shape != shape:
+            raise ValueError(f"{name}[{key!r}]: needs shape {shape}, got {array.shape}")
+        parts.append((key, array))
+    unknown = set(given) - {key for key, _ in parts}
+    if unknown:
+        raise ValueError(
+            f"{name}: needs no entry {', '.join(sorted(map(repr, unknown)))}, which this layer does not have"
+        )
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in PyTorch's copy_
+        return np.concatenate([array.ravel() for _, array in parts], dtype=dtype, casting="same_kind")
+
+
+def _entry(name: str, value: Any) -> np.ndarray:
+    """An array of floats of any width. A PyTorch tensor is known by its ``detach``, without importing PyTorch."""
+    try:
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise TypeError(f"{name}: needs an array of floats, got {type(value).__name__} ({problem})") from None
+    if array.dtype.kind != "f" or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: needs an array of floats, got {type(value).__name__} of dtype {array.dtype}")
+    return array
+
+
+def step(value: Any, like: np.dtype, B: int, I: int) -> np.ndarray:
+    """One time step, (B, I) or, of one sequence, (I,)."""
+    array = layer_floats("x", value, like)
+    if array.shape == (I,) and B == 1:
+        return shaped("x", array, "(I,)", (I,))
+    return shaped("x", array, "(B, I)", (B, I))
+
+
+def room(name: str, value: Any, like: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """An array to write results into as it is."""
+    if not isinstance(value, np.ndarray) or value.dtype != like:
+        found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name}: needs an array of {like}, got {found}")
+    if value.shape != shape:
+        raise ValueError(f"{name}: needs shape {shape}, got {value.shape}")
+    flags = value.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise ValueError(f"{name}: needs to be C-contiguous, aligned and writeable, got strides {value.strides}")
+    return value
+
+
+def one_direction(bidirectional: bool) -> None:
+    if bidirectional:
+        raise ValueError(
+            "stream: needs a layer of one direction, got bidirectional=True (its reverse half starts at the end)"
+        )
+
+
+# -- optimizers ------------------------------------------------------------------------------------------------------
+
+
+def writeable(name: str, value: Any) -> np.ndarray:
+    """An array of floats that can be updated in place."""
+    if not isinstance(value, np.ndarray) or value.dtype not in DTYPES:
+        found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name}: needs an array of float32 or float64 to update in place, got {found}")
+    if not value.flags.writeable:
+        raise ValueError(f"{name}: needs a writeable array, got a read-only one")
+    return value
+
+
+def alike(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:
+    """An array of the other's dtype and shape."""
+    array = floats(name, value)
+    if array.dtype != other.dtype:
+        raise TypeError(f"{name}: needs dtype {other.dtype} like {other_name}, got {array.dtype}")
+    if array.shape != other.shape:
+        raise ValueError(f"{name}: needs shape {other.shape} like {other_name}, got {array.shape}")
+    return array
+
+
+def betas(name: str, value: Any) -> tuple[float, float]:
+    """Two decay rates below 1."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name}: needs a pair of numbers, got {text(value)}")
+    below_one = np.nextafter(1, 0)
+    first, second = (real(f"{name}[{k}]", beta, 0, below_one) for k, beta in enumerate(value))
+    return first, second

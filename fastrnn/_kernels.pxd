@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""The only door to csrc: frnn.h mirrored once, one typed inline shim per primitive, memory and pointers.
+
+csrc/frnn.h says what each primitive does, and its letters.
+"""
+
+cdef extern from "frnn.h" nogil:
+    ctypedef struct frnn_f32:
+        Py_ssize_t lanes
+        void (*pack_columns)(Py_ssize_t K, Py_ssize_t N, int transposed, const float* w, Py_ssize_t ldw, float* to,
+                             Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
+        void (*pack_gates)(Py_ssize_t G, Py_ssize_t H, Py_ssize_t K, int first, const float* w, Py_ssize_t ldw,
+                           float* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
+        void (*gemm)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const float* a, Py_ssize_t lda, const float* w,
+                     const float* z, Py_ssize_t ldz, float* c, Py_ssize_t ldc) noexcept nogil
+        void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const float* a, Py_ssize_t lda, const float* d,
+                      Py_ssize_t ldd, float* acc, Py_ssize_t ldacc, float* sums, float* work) noexcept nogil
+        void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst, Py_ssize_t lddst) noexcept nogil
+        void (*transpose)(Py_ssize_t M, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
+                          Py_ssize_t lddst) noexcept nogil
+        void (*rnn_step)(Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz, const float* x,
+                         Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
+                         const float* w, float* h, Py_ssize_t ldh) noexcept nogil
+        void (*lstm_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
+                          const float* w, float* c, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
+        void (*gru_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* b_hn,
+                         const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev,
+                         Py_ssize_t u0, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
+        void (*gru_gates)(Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
+                          Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* w, float* rz,
+                          float* rh) noexcept nogil
+        void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
+                          Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* rh, const float* rz,
+                          const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
+        void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
+                         float* dz) noexcept nogil
+        void (*lstm_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* c_prev, Py_ssize_t ldc_prev,
+                          const float* dh, float* dc, float* dz, float* h) noexcept nogil
+        void (*gru_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev, Py_ssize_t ldh_prev,
+                         float* dh, float* dz) noexcept nogil
+        void (*gru_reset_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev,
+                               Py_ssize_t ldh_prev, float* dh, float* dz) noexcept nogil
+        void (*gru_gates_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev,
+                               Py_ssize_t ldh_prev, const float* drh, float* dh, float* dz) noexcept nogil
+        void (*tanh)(Py_ssize_t n, const float* x, float* y) noexcept nogil
+        void (*sigmoid)(Py_ssize_t n, const float* x, float* y) noexcept nogil
+
+    ctypedef struct frnn_f64:
+        Py_ssize_t lanes
+        void (*pack_columns)(Py_ssize_t K, Py_ssize_t N, int transposed, const double* w, Py_ssize_t ldw, double* to,
+                             Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
+        void (*pack_gates)(Py_ssize_t G, Py_ssize_t H, Py_ssize_t K, int first, const double* w, Py_ssize_t ldw,
+                           double* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
+        void (*gemm)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const double* a, Py_ssize_t lda, const double* w,
+                     const double* z, Py_ssize_t ldz, double* c, Py_ssize_t ldc) noexcept nogil
+        void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const double* a, Py_ssize_t lda, const double* d,
+                      Py_ssize_t ldd, double* acc, Py_ssize_t ldacc, double* sums, double* work) noexcept nogil
+        void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst, Py_ssize_t lddst) noexcept nogil
+        void (*transpose)(Py_ssize_t M, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
+                          Py_ssize_t lddst) noexcept nogil
+        void (*rnn_step)(Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz, const double* x,
+                         Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
+                         const double* w, double* h, Py_ssize_t ldh) noexcept nogil
+        void (*lstm_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
+                          const double* w, double* c, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+        void (*gru_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz,
+                         const double* b_hn, const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev,
+                         Py_ssize_t ldh_prev, Py_ssize_t u0, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+        void (*gru_gates)(Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* w,
+                          double* rz, double* rh) noexcept nogil
+        void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* rh,
+                          const double* rz, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+        void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,
+                         double* dz) noexcept nogil
+        void (*lstm_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* c_prev, Py_ssize_t ldc_prev,
+                          const double* dh, double* dc, double* dz, double* h) noexcept nogil
+        void (*gru_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev, Py_ssize_t ldh_prev,
+                         double* dh, double* dz) noexcept nogil
+        void (*gru_reset_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev,
+                               Py_ssize_t ldh_prev, double* dh, double* dz) noexcept nogil
+        void (*gru_gates_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev,
+                               Py_ssize_t ldh_prev, const double* drh, double* dh, double* dz) noexcept nogil
+        void (*tanh)(Py_ssize_t n, const double* x, double* y) noexcept nogil
+        void (*sigmoid)(Py_ssize_t n, const double* x, double* y) noexcept nogil
+
+    ctypedef struct frnn_isa:
+        const char* name
+        int usable
+        const frnn_f32* f32
+        const frnn_f64* f64
+
+    ctypedef void (*frnn_task)(void* job, int part, int parts) noexcept nogil
+
+    int frnn_isa_at(int i, frnn_isa* isa)
+    const char* frnn_compiler()
+    void frnn_run(frnn_task task, void* job, int want)
+    void frnn_barrier(int parts)
+    unsigned long frnn_flush()
+    void frnn_unflush(unsigned long saved)
+
+
+ctypedef fused real:
+    float
+    double
+
+# The instruction set in use. `use` changes it, and with it the layout of packed weights.
+cdef const frnn_f32* f32
+cdef const frnn_f64* f64
+
+# The C functions themselves are linked into _kernels alone; the other modules reach them through it.
+cdef void run(frnn_task task, void* job, int want) noexcept nogil
+cdef void barrier(int parts) noexcept nogil
+cdef unsigned long flush() noexcept nogil
+cdef void unflush(unsigned long saved) noexcept nogil
+
+cdef Py_ssize_t lanes(Py_ssize_t itemsize) noexcept nogil
+cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
+cdef void* address(object array, bint writable=*) except? NULL
+
+
+cdef class Memory:
+    """A block of uninitialised memory, aligned to a cache line."""
+
+    cdef void* block
+    cdef char* at
+    cdef readonly Py_ssize_t size
+
+
+cdef inline void pack_columns(Py_ssize_t K, Py_ssize_t N, int transposed, const real* w, Py_ssize_t ldw, real* to,
+                              Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil:
+    if real is float:
+        f32.pack_columns(K, N, transposed, w, ldw, to, K_all, k0)
+    else:
+        f64.pack_columns(K, N, transposed, w, ldw, to, K_all, k0)
+
+
+cdef inline void pack_gates(Py_ssize_t G, Py_ssize_t H, Py_ssize_t K, int first, const real* w, Py_ssize_t ldw,
+                            real* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil:
+    if real is float:
+        f32.pack_gates(G, H, K, first, w, ldw, to, K_all, k0)
+    else:
+        f64.pack_gates(G, H, K, first, w, ldw, to, K_all, k0)
+
+
+cdef inline void gemm(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, Py_ssize_t lda, const real* w,
+                      const real* z, Py_ssize_t ldz, real* c, Py_ssize_t ldc) noexcept nogil:
+    if real is float:
+        f32.gemm(M, N, K, a, lda, w, z, ldz, c, ldc)
+    else:
+        f64.gemm(M, N, K, a, lda, w, z, ldz, c, ldc)
+
+
+cdef inline void outer(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t lda, const real* d,
+                       Py_ssize_t ldd, real* acc, Py_ssize_t ldacc, real* sums, real* work) noexcept nogil:
+    if real is float:
+        f32.outer(K, M, N, a, lda, d, ldd, acc, ldacc, sums, work)
+    else:
+        f64.outer(K, M, N, a, lda, d, ldd, acc, ldacc, sums, work)
+
+
+cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
+                     Py_ssize_t lddst) noexcept nogil:
+    if real is float:
+        f32.add(n, N, src, ldsrc, dst, lddst)
+    else:
+        f64.add(n, N, src, ldsrc, dst, lddst)
+
+
+cdef inline void transpose(Py_ssize_t M, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
+                           Py_ssize_t lddst) noexcept nogil:
+    if real is float:
+        f32.transpose(M, N, src, ldsrc, dst, lddst)
+    else:
+        f64.transpose(M, N, src, ldsrc, dst, lddst)
+
+
+cdef inline void rnn_step(Py_ssize_t n, Py_ssize_t U, int relu, const real* z, Py_ssize_t ldz, const real* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
+                          const real* w, real* h, Py_ssize_t ldh) noexcept nogil:
+    if real is float:
+        f32.rnn_step(n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
+    else:
+        f64.rnn_step(n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
+
+
+cdef inline void lstm_step(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
+                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
+                           const real* w, real* c, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+    if real is float:
+        f32.lstm_step(n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
+    else:
+        f64.lstm_step(n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
+
+
+cdef inline void gru_step(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* b_hn,
+                          const real* x, Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev,
+                          Py_ssize_t u0, const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+    if real is float:
+        f32.gru_step(n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
+    else:
+        f64.gru_step(n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
+
+
+cdef inline void gru_gates(Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
+                           Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* w, real* rz,
+                           real* rh) noexcept nogil:
+    if real is float:
+        f32.gru_gates(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
+    else:
+        f64.gru_gates(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
+
+
+cdef inline void gru_reset(Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
+                           Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* rh, const real* rz,
+                           const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+    if real is float:
+        f32.gru_reset(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+    else:
+        f64.gru_reset(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+
+
+cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh, const real* dh,
+                          real* dz) noexcept nogil:
+    if real is float:
+        f32.rnn_back(n, H, relu, h, ldh, dh, dz)
+    else:
+        f64.rnn_back(n, H, relu, h, ldh, dh, dz)
+
+
+cdef inline void lstm_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* c_prev, Py_ssize_t ldc_prev,
+                           const real* dh, real* dc, real* dz, real* h) noexcept nogil:
+    if real is float:
+        f32.lstm_back(n, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
+    else:
+        f64.lstm_back(n, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
+
+
+cdef inline void gru_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,
+                          real* dh, real* dz) noexcept nogil:
+    if real is float:
+        f32.gru_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+    else:
+        f64.gru_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+
+
+cdef inline void gru_reset_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,
+                                real* dh, real* dz) noexcept nogil:
+    if real is float:
+        f32.gru_reset_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+    else:
+        f64.gru_reset_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+
+
+cdef inline void gru_gates_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,
+                                const real* drh, real* dh, real* dz) noexcept nogil:
+    if real is float:
+        f32.gru_gates_back(n, H, tape, h_prev, ldh_prev, drh, dh, dz)
+    else:
+        f64.gru_gates_back(n, H, tape, h_prev, ldh_prev, drh, dh, dz)

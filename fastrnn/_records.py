@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""What travels between the rooms of the house: Call in, Tape across, Grads out.
+
+T time steps, B batch, I input size, H hidden size, P size of h (H, or proj_size), G gates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
+
+@dataclass(slots=True)
+class Call:
+    """One layer in one direction, its arguments checked: every array of one native dtype.
+
+    Weights, biases and initial states are C-contiguous; ``x`` has only its last axis contiguous,
+    so that batch-first and one half of a bidirectional pair need no copy.
+    """
+
+    cell: str  # "rnn", "lstm" or "gru"
+    variant: str  # "tanh" or "relu"; "reset_after" or "reset_before"; "" for the LSTM
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    P: int
+    x: np.ndarray  # (T, B, I)
+    w_ih: np.ndarray  # (G*H, I)
+    w_hh: np.ndarray  # (G*H, P)
+    b_ih: np.ndarray | None  # (G*H,)
+    b_hh: np.ndarray | None  # (G*H,)
+    w_hr: np.ndarray | None  # (P, H)
+    h0: np.ndarray | None  # (B, P), None for zeros
+    c0: np.ndarray | None  # (B, H), None for zeros
+    ragged: Ragged | None
+    reverse: bool
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.w_ih.dtype
+
+
+@dataclass(slots=True)
+class Ragged:
+    """Sequences of several lengths. A *rank* is a row's place when the longest come first.
+
+    Step s of rank r is time s, or lengths[r]-1-s in reverse, so rows only ever leave:
+    the rows at work in step s are the ranks 0..alive[s]-1.
+    """
+
+    order: np.ndarray  # (B,) intp, the caller's row at each rank
+    lengths: np.ndarray  # (B,) intp by rank, descending
+    alive: np.ndarray  # (T,) intp
+    start: np.ndarray  # (T + 1,) intp, rows of all steps before each step
+    in_order: bool  # the caller's rows came longest first
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, T: int) -> Ragged:
+        order = np.argsort(-lengths, kind="stable")
+        by_rank = lengths[order]
+        alive = np.searchsorted(-by_rank, -np.arange(T), side="left").astype(np.intp, copy=False)
+        start = np.zeros(T + 1, np.intp)
+        np.cumsum(alive, out=start[1:])
+        return cls(order, by_rank, alive, start, bool((np.diff(order) > 0).all()))
+
+
+@dataclass(slots=True)
+class Tape:
+    """What a forward pass keeps for backpropagation through time.
+
+    It refers to ``x``, the weights and ``out`` without copying them: leave those arrays unchanged until backward has
+    run. Backward only reads the tape and may run any number of times.
+    """
+
+    call: Call
+    out: np.ndarray  # (T, B, P)
+    saved: Any  # the backend's own arrays
+    backend: Any  # the module that made the tape and can read it
+
+
+@dataclass(slots=True)
+class Grads:
+    """Gradients of one layer in one direction, each shaped like its argument; None for an argument not given.
+
+    The initial states are the exception: their gradients are always there.
+    """
+
+    x: np.ndarray
+    w_ih: np.ndarray
+    w_hh: np.ndarray
+    b_ih: np.ndarray | None
+    b_hh: np.ndarray | None
+    h0: np.ndarray
+    c0: np.ndarray | None = None
+    w_hr: np.ndarray | None = None

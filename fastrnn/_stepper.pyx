@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""One time step at a time through a stack of layers: weights packed once, W_ih and W_hh one after the other.
+
+B batch, I input size, H hidden size, P size of h, L layers. The same primitives as the time loops, started from the
+bias instead of a hoisted projection: the same sums in the same order, hence the same bits.
+"""
+
+from fastrnn._kernels cimport (
+    Memory,
+    address,
+    flush,
+    gemm,
+    gru_gates,
+    gru_reset,
+    gru_step,
+    lanes,
+    lstm_step,
+    pack_columns,
+    pack_gates,
+    padded,
+    real,
+    rnn_step,
+    unflush,
+)
+from fastrnn._unroll cimport packed_columns, summed
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+# Weights of a stack above which a step lets other Python threads run meanwhile: some 20 us of work.
+cdef Py_ssize_t LONG = 1 << 18
+
+cdef enum Cell:
+    RNN_TANH
+    RNN_RELU
+    LSTM
+    GRU_AFTER
+    GRU_BEFORE
+
+CELLS = {"tanh": RNN_TANH, "relu": RNN_RELU, "": LSTM, "reset_after": GRU_AFTER, "reset_before": GRU_BEFORE}
+
+
+cdef struct Layer:
+    Py_ssize_t I
+    const void* w      # W_ih then W_hh; for the GRU with reset before its gates r and z
+    const void* w_n    # the GRU with reset before: the gate n of both
+    const void* w_hr
+    const void* bias
+    const void* b_hn
+
+
+cdef void advance(Cell cell, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Layer* l, const real* x, const real* h_prev,
+                  real* h, real* c, real* scratch) noexcept nogil:
+    """One step of one layer. scratch: 3 B H elements."""
+    cdef Py_ssize_t I = l.I
+    cdef const real* w = <const real*>l.w
+    cdef const real* bias = <const real*>l.bias
+    cdef real* tape = NULL
+    if cell == RNN_TANH or cell == RNN_RELU:
+        rnn_step(B, H, cell == RNN_RELU, bias, 0, x, I, I, h_prev, H, H, w, h, H)
+    elif cell == GRU_AFTER:
+        gru_step(B, H, H, bias, 0, <const real*>l.b_hn, x, I, I, h_prev, H, 0, w, h, H, tape)
+    elif cell == GRU_BEFORE:
+        gru_gates(B, H, bias, 0, x, I, I, h_prev, H, w, scratch, scratch + 2 * B * H)
+        gru_reset(B, H, bias, 0, x, I, I, h_prev, H, scratch + 2 * B * H, scratch, <const real*>l.w_n, h, H, tape)
+    elif l.w_hr == NULL:
+        lstm_step(B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, h, P, tape)
+    else:
+        lstm_step(B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, scratch, H, tape)
+        gemm(B, P, H, scratch, H, <const real*>l.w_hr, <const real*>NULL, 0, h, P)
+
+
+cdef Memory joined_columns(object w_ih, object w_hh, Py_ssize_t H):
+    """The last H rows of both, transposed, in columns layout, one after the other."""
+    cdef Py_ssize_t I = w_ih.shape[1], size = w_ih.itemsize
+    cdef Memory to = Memory((I + H) * padded(H, size) * size)
+    cdef void* ih = address(w_ih[w_ih.shape[0] - H :])
+    cdef void* hh = address(w_hh[w_hh.shape[0] - H :])
+    if size == 4:
+        pack_columns(I, H, 1, <const float*>ih, I, <float*>to.at, I + H, 0)
+        pack_columns(H, H, 1, <const float*>hh, H, <float*>to.at, I + H, I)
+    else:
+        pack_columns(I, H, 1, <const double*>ih, I, <double*>to.at, I + H, 0)
+        pack_columns(H, H, 1, <const double*>hh, H, <double*>to.at, I + H, I)
+    return to
+
+
+cdef Memory joined_gates(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first):
+    """The first G gates of both in gates layout, one after the other; `first` is the input's first gate."""
+    cdef Py_ssize_t I = w_ih.shape[1], P = w_hh.shape[1], size = w_ih.itemsize
+    cdef Memory to = Memory((I + P) * G * padded(H, size) * size)
+    if size == 4:
+        pack_gates(G, H, I, first, <const float*>address(w_ih), I, <float*>to.at, I + P, 0)
+        pack_gates(G, H, P, 0, <const float*>address(w_hh), P, <float*>to.at, I + P, I)
+    else:
+        pack_gates(G, H, I, first, <const double*>address(w_ih), I, <double*>to.at, I + P, 0)
+        pack_gates(G, H, P, 0, <const double*>address(w_hh), P, <double*>to.at, I + P, I)
+    return to
+
+
+cdef class Stepper:
+    """The compiled twin of `reference.Stepper`."""
+
+    cdef Cell cell
+    cdef bint wide
+    cdef Py_ssize_t L, B, I, H, P, weights, lanes, turn
+    cdef Layer* layers
+    cdef list keep
+    cdef Memory states, cells, scratch  # h (2, L, B, P): the steps write them in turn; c (L, B, H); a step's own
+    cdef object dtype, empty, shape
+
+    def __cinit__(self, str cell, str variant, list weights, Py_ssize_t B):
+        cdef Py_ssize_t size, l
+        self.cell, self.L, self.B = CELLS[variant], len(weights), B
+        w_ih, w_hh = weights[0][:2]
+        self.dtype, self.empty = w_ih.dtype, np.empty
+        size = w_ih.itemsize
+        self.wide, self.lanes = size == 8, lanes(size)
+        self.I, self.P = w_ih.shape[1], w_hh.shape[1]
+        self.H = w_hh.shape[0] // {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+        self.shape = (B, self.P)
+        self.keep = []
+        self.layers = <Layer*>calloc(self.L, sizeof(Layer))
+        if self.layers == NULL:
+            raise MemoryError()
+        for l in range(self.L):
+            self.pack(&self.layers[l], weights[l])
+        self.states = Memory(2 * self.L * B * self.P * size)
+        self.cells = Memory(self.L * B * self.H * size)
+        self.scratch = Memory(3 * B * self.H * size)
+        self.assign(None, None)
+
+    def __dealloc__(self):
+        free(self.layers)
+
+    cdef const void* hold(self, Memory memory):
+        self.keep.append(memory)
+        return memory.at
+
+    cdef int pack(self, Layer* l, tuple weights) except -1:
+        w_ih, w_hh, b_ih, b_hh, w_hr = weights
+        cdef Py_ssize_t H = self.H, size = w_ih.itemsize, rows = w_ih.shape[0]
+        cdef Py_ssize_t both = 2 * H if self.cell == GRU_AFTER else rows
+        l.I = w_ih.shape[1]
+        l.bias = self.hold(summed(b_ih, b_hh, 0, both, rows, size))
+        if self.cell == LSTM:
+            l.w = self.hold(joined_gates(w_ih, w_hh, 4, H, 0))
+        elif self.cell == GRU_AFTER:
+            l.w = self.hold(joined_gates(w_ih, w_hh, 3, H, 2))
+            l.b_hn = self.hold(summed(None, b_hh, 2 * H, H, H, size))
+        elif self.cell == GRU_BEFORE:
+            l.w = self.hold(joined_gates(w_ih, w_hh, 2, H, 0))
+            l.w_n = self.hold(joined_columns(w_ih, w_hh, H))
+        else:
+            l.w = self.hold(joined_columns(w_ih, w_hh, H))
+        if w_hr is not None:
+            l.w_hr = self.hold(packed_columns(w_hr, H, self.P, True))
+        self.weights += w_ih.size + w_hh.size
+        return 0
+
+    cdef void run(self, const real* x, real* out) noexcept nogil:
+        cdef Py_ssize_t l, B = self.B, size = B * self.P
+        cdef const real* h_prev = <const real*>self.states.at + self.turn * self.L * size
+        cdef real* h = <real*>self.states.at + (1 - self.turn) * self.L * size
+        cdef real* c = <real*>self.cells.at
+        cdef unsigned long saved = flush()
+        for l in range(self.L):
+            advance(self.cell, B, self.H, self.P, &self.layers[l], x, h_prev, h, c, <real*>self.scratch.at)
+            x = h
+            h += size
+            h_prev += size
+            c += B * self.H
+        self.turn = 1 - self.turn
+        memcpy(out, x, size * sizeof(real))  # last, so that x may stand where out does
+        unflush(saved)
+
+    cdef void run_either(self, const void* x, void* out) noexcept nogil:
+        if self.wide:
+            self.run(<const double*>x, <double*>out)
+        else:
+            self.run(<const float*>x, <float*>out)
+
+    cdef int go(self, void* x, void* out) except -1:
+        if self.lanes != lanes(8 if self.wide else 4):
+            raise RuntimeError("stream: made for another instruction set")
+        if self.weights * self.B > LONG:
+            with nogil:
+                self.run_either(x, out)
+        else:
+            self.run_either(x, out)
+        return 0
+
+    def __call__(self, x, out):
+        """One step: x (B, I) in, the last layer's h into out (B, P); both C-contiguous and of the right dtype."""
+        self.go(address(x), address(out, True))
+
+    cdef bint fits(self, object array, int flags, Py_ssize_t width, Py_buffer* view) except -1:
+        """Acquire an array that is just what a step needs: (B, width), or (width,) with B = 1."""
+        if type(array) is not np.ndarray:
+            return False
+        try:
+            PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags)
+        except (BufferError, ValueError):
+            return False
+        if (view.format[0] == (b"d" if self.wide else b"f") and view.format[1] == 0 and view.ndim >= 1
+                and view.shape[view.ndim - 1] == width
+                and (view.ndim == 2 and view.shape[0] == self.B or view.ndim == 1 and self.B == 1)):
+            return True
+        PyBuffer_Release(view)
+        return False
+
+    def feed(self, x, out=None):
+        """One step on plain arrays, x (B, I) or (I,), checked here and fast; None, and nothing done, for any other."""
+        cdef Py_buffer x_view, out_view
+        cdef bint same
+        if not self.fits(x, 0, self.I, &x_view):
+            return None
+        if out is None:
+            out = self.empty(self.P if x_view.ndim == 1 else self.shape, self.dtype)
+        if not self.fits(out, PyBUF_WRITABLE, self.P, &out_view):
+            PyBuffer_Release(&x_view)
+            return None
+        same = x_view.ndim == out_view.ndim
+        try:
+            if same:
+                self.go(x_view.buf, out_view.buf)
+        finally:
+            PyBuffer_Release(&x_view)
+            PyBuffer_Release(&out_view)
+        return out if same else None
+
+    def state(self):
+        """Copies of h (L, B, P) and of c (L, B, H), which is None for RNN and GRU."""
+        h = np.empty((self.L, self.B, self.P), self.dtype)
+        memcpy(address(h, True), self.states.at + self.turn * self.states.size // 2, self.states.size // 2)
+        if self.cell != LSTM:
+            return h, None
+        c = np.empty((self.L, self.B, self.H), self.dtype)
+        memcpy(address(c, True), self.cells.at, self.cells.size)
+        return h, c
+
+    def assign(self, h, c):
+        """Copy h and c in; None for zeros."""
+        cdef Py_ssize_t h_bytes = self.states.size // 2
+        self.turn = 0
+        if h is None:
+            memset(self.states.at, 0, h_bytes)
+        else:
+            memcpy(self.states.at, address(h), h_bytes)
+        if c is None:
+            memset(self.cells.at, 0, self.cells.size)
+        else:
+            memcpy(self.cells.at, address(c), self.cells.size)

@@ -1,0 +1,660 @@
+# SPDX-License-Identifier: MIT
+"""RNN, LSTM and GRU layers: stacks, directions, dropout between layers, and parameters in one flat array.
+
+T time steps, B batch, I input size, H hidden size, P size of h (H, or proj_size), G gates, L layers, D directions.
+Direction d of layer l is number k = l*D + d: its states, weights and tapes are found at k.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+
+from . import _check, config
+from ._records import GATES, Call, Grads, Ragged, Tape
+from .streams import Stream
+
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
+NOTHING = np.empty(0)
+
+
+# -- parameters ------------------------------------------------------------------------------------------------------
+
+
+def layout(
+    cell: str, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool, proj_size: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """PyTorch's names and shapes of a layer's parameters, in PyTorch's order."""
+    GH, P = GATES[cell] * hidden_size, proj_size or hidden_size
+    ends = ("", "_reverse") if bidirectional else ("",)
+    for l in range(num_layers):
+        I = len(ends) * P if l else input_size
+        for end in ends:
+            yield f"weight_ih_l{l}{end}", (GH, I)
+            yield f"weight_hh_l{l}{end}", (GH, P)
+            if bias:
+                yield f"bias_ih_l{l}{end}", (GH,)
+                yield f"bias_hh_l{l}{end}", (GH,)
+            if proj_size:
+                yield f"weight_hr_l{l}{end}", (P, hidden_size)
+
+
+class Views(Mapping[str, np.ndarray]):
+    """Names of views into one flat array. Assigning to a name writes the values into that array."""
+
+    def __init__(self, flat: np.ndarray, shapes: Shapes) -> None:
+        self._views, stop = {}, 0
+        for name, shape in shapes:
+            start, stop = stop, stop + math.prod(shape)
+            self._views[name] = flat[start:stop].reshape(shape)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._views[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._views[name][...] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __repr__(self) -> str:
+        return f"Views({', '.join(f'{name} {view.shape}' for name, view in self.items())})"
+
+
+def uniform(layer: Layer) -> None:
+    """U(-1/sqrt(H), 1/sqrt(H)) for every parameter, as PyTorch does."""
+    bound = 1 / math.sqrt(layer.hidden_size)
+    for array in layer.params.values():
+        array[...] = layer.rng.uniform(-bound, bound, array.shape)
+
+
+def orthogonal(layer: Layer) -> None:
+    """Glorot-uniform inputs, orthogonal recurrent matrices, gate by gate; biases 0, the LSTM's forget gate 1.
+
+    Glorot and Bengio 2010; Saxe, McClelland and Ganguli 2014; Jozefowicz, Zaremba and Sutskever 2015.
+    """
+    H, rng = layer.hidden_size, layer.rng
+    for name, array in layer.params.items():
+        if name.startswith("bias"):
+            array[...] = 0
+            if layer.cell == "lstm" and name.startswith("bias_ih"):
+                array[H : 2 * H] = 1
+        elif name.startswith("weight_hr"):
+            array[...] = orthogonal_matrix(rng, *array.shape)
+        else:
+            for gate in array.reshape(-1, H, array.shape[1]):
+                bound = math.sqrt(6 / sum(gate.shape))
+                inputs = name.startswith("weight_ih")
+                gate[...] = rng.uniform(-bound, bound, gate.shape) if inputs else orthogonal_matrix(rng, *gate.shape)
+
+
+def orthogonal_matrix(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """Uniform among the matrices with orthonormal rows or columns, whichever are fewer: Mezzadri 2007."""
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.where(np.diagonal(r) < 0, -1, 1)
+    return q if rows >= columns else q.T
+
+
+INITS = {"uniform": uniform, "orthogonal": orthogonal}
+
+
+# -- what passes from forward to backward, and out of it -------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LayerTape:
+    """What ``forward`` keeps for ``backward``, which only reads it and may run any number of times.
+
+    It refers to ``x``, ``state``, ``out`` and the layer's parameters without copying them: leave those arrays
+    unchanged until ``backward`` has run.
+    """
+
+    layer: Layer
+    scale: float  # of what dropout kept
+    shape: tuple[int, ...] = ()  # of out, as the caller saw it
+    cells: list[Tape] = field(default_factory=list)  # by k
+    kept: list[np.ndarray] = field(default_factory=list)  # dropout's masks, after layers 0..L-2; empty without dropout
+
+
+@dataclass(slots=True)
+class LayerGrads:
+    """Gradients of a layer: ``flat`` and ``params`` as the layer's, ``x`` and ``state`` as the arguments were shaped.
+
+    All arrays are new; ``params`` are views into ``flat``. ``state`` is h, for an LSTM (h, c).
+    """
+
+    x: np.ndarray
+    flat: np.ndarray
+    params: Views
+    state: Any
+
+
+def stacked(parts: tuple[np.ndarray, ...], batched: bool) -> np.ndarray:
+    """The states of all k in one array, (L*D, B, ·) or (L*D, ·)."""
+    array = parts[0][None] if len(parts) == 1 else np.stack(parts)
+    return array if batched else array[:, 0]
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+class Layer:
+    """A stack of recurrent layers in one or two directions: what RNN, LSTM and GRU have in common.
+
+    Parameters
+    ----------
+    input_size : int
+        I, features of the input.
+    hidden_size : int
+        H, units of each layer and direction.
+    num_layers : int
+        L; each layer reads the one before it.
+    bias : bool
+        Whether there are biases ``b_ih`` and ``b_hh``.
+    batch_first : bool
+        Sequences are (B, T, ·) instead of (T, B, ·). States are (L*D, B, ·) either way.
+    dropout : float
+        Probability, in 0..1, of zeroing an output of any layer but the last; in ``forward`` only (Srivastava et al.
+        2014; what is kept is scaled by 1/(1 - dropout)).
+    bidirectional : bool
+        D = 2: a second set of weights reads each sequence from its end (Schuster and Paliwal 1997).
+    dtype : float32 or float64
+        Of the parameters; arguments must have it too.
+    init : {"uniform", "orthogonal"}
+        PyTorch's U(-1/sqrt(H), 1/sqrt(H)); or Glorot-uniform inputs, orthogonal recurrent matrices, zero biases and 1
+        for the LSTM's forget gate.
+    seed : int, Generator or None
+        For ``rng``: ``numpy.random.default_rng(seed)``.
+
+    Attributes
+    ----------
+    flat_params : ndarray, shape (n,)
+        All parameters in one contiguous array, for an optimizer to update in place. Assigning writes into it.
+    params : mapping of str to ndarray
+        PyTorch's names, in PyTorch's order, of views into ``flat_params``. Assigning to a name writes into them.
+    rng : numpy.random.Generator
+        Draws the initial parameters, then the dropout masks.
+    """
+
+    cell: str
+    proj_size = 0
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        dtype: Any,
+        init: str,
+        seed: Any,
+    ) -> None:
+        self.input_size = _check.integer("input_size", input_size, 1)
+        self.hidden_size = _check.integer("hidden_size", hidden_size, 1)
+        self.num_layers = _check.integer("num_layers", num_layers, 1)
+        self.bias = _check.flag("bias", bias)
+        self.batch_first = _check.flag("batch_first", batch_first)
+        self.dropout = _check.real("dropout", dropout, 0, 1)
+        self.bidirectional = _check.flag("bidirectional", bidirectional)
+        self.dtype = _check.dtype("dtype", dtype)
+        self.rng = _check.generator("seed", seed)
+        fill = INITS[_check.choice("init", init, tuple(INITS))]
+        first, next_ = (sum(math.prod(shape) for _, shape in self._layout(L)) for L in (1, 2))
+        count = first + (next_ - first) * (self.num_layers - 1)
+        self._bind(np.empty(_check.parameters(count, self.dtype.itemsize), self.dtype))
+        fill(self)
+
+    # -- parameters --
+
+    def _layout(self, num_layers: int) -> Shapes:
+        return layout(
+            self.cell,
+            self.input_size,
+            self.hidden_size,
+            num_layers,
+            self.bias,
+            self.bidirectional,
+            self.proj_size,
+        )
+
+    def _views(self, flat: np.ndarray) -> Views:
+        return Views(flat, self._layout(self.num_layers))
+
+    def _weights_of(self, params: Views) -> list[tuple]:
+        """(w_ih, w_hh, b_ih, b_hh, w_hr) of every layer and direction, None where there is none."""
+        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        ends = [f"_l{l}{end}" for l in range(self.num_layers) for end in ("", "_reverse")[: self.num_directions]]
+        return [tuple(params.get(part + end) for part in parts) for end in ends]
+
+    def _bind(self, flat: np.ndarray) -> None:
+        self._flat = flat
+        self.params = self._views(flat)
+        self._weights = self._weights_of(self.params)
+
+    @property
+    def flat_params(self) -> np.ndarray:
+        """All parameters, one contiguous array, shape (n,); assigning writes into it."""
+        return self._flat
+
+    @flat_params.setter
+    def flat_params(self, values: np.ndarray) -> None:
+        self._flat[...] = values
+
+    @property
+    def variant(self) -> str:
+        """Which of the cell's forms this is, in the words of ``_records.Call``."""
+        return ""
+
+    @property
+    def num_directions(self) -> int:
+        """D, 1 or 2."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """P, the size of one direction's output and hidden state."""
+        return self.proj_size or self.hidden_size
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments that make a layer like this one: all but ``init`` and ``seed``."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if name not in ("init", "seed")}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters under PyTorch's names."""
+        return {name: array.copy() for name, array in self.params.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the parameters of another layer, of fastrnn or of PyTorch.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to ndarray or torch.Tensor
+            One array of floats, of the shape in ``params``, for each name there and no other. Values are cast to the
+            layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the entry that is missing, unknown, of the wrong shape or kind; the layer is then unchanged.
+        """
+        self._flat[...] = _check.entries("state_dict", state_dict, self._layout(self.num_layers), self.dtype)
+
+    # -- forward --
+
+    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any]:
+        """Run the stack over a batch of sequences, for inference: no dropout, nothing kept.
+
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched
+        state : ndarray, shape (L*D, B, P), or for an LSTM (h, c) with c of shape (L*D, B, H); None for zeros
+            The initial state. Unbatched: without the axis B.
+        lengths : array of int, shape (B,), or None
+            In 0..T, in any order. Past its length a sequence's output is 0 and its state stays what it was.
+
+        Returns
+        -------
+        out : ndarray, shape (T, B, D*P), (B, T, D*P) or (T, D*P)
+            New: the last layer's hidden states, those of the reverse direction beside those of the forward one.
+        state : ndarray or tuple of ndarray
+            New: the final state, shaped as the initial one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an argument of the wrong kind, dtype, shape or value, before any work is done.
+        """
+        return self._run(x, state, lengths, config.backend())
+
+    def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any, LayerTape]:
+        """Run the stack for training: as a call, and with dropout between layers and a tape for ``backward``.
+
+        Returns
+        -------
+        out, state
+            As from a call.
+        tape : LayerTape
+            Refers to ``x``, ``state``, ``out`` and the parameters: leave them unchanged until ``backward`` has run.
+        """
+        return self._record(x, state, lengths, config.backend())
+
+    def _record(self, x: Any, state: Any, lengths: Any, backend: Any) -> tuple[np.ndarray, Any, LayerTape]:
+        tape = LayerTape(self, scale=0.0 if self.dropout == 1 else 1 / (1 - self.dropout))
+        out, state = self._run(x, state, lengths, backend, tape)
+        tape.shape = out.shape
+        return out, state, tape
+
+    def _run(
+        self, x: Any, state: Any, lengths: Any, backend: Any, tape: LayerTape | None = None, packed: list | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """One pass through the stack; fills ``tape`` if there is one."""
+        x, batched, initial, ragged = self._checked(x, state, lengths)
+        last, ends = self.num_layers - 1, []
+        for l in range(self.num_layers):
+            out = self._room(x, l == last)
+            for k, half in self._halves(l, out):
+                call = self._call_of(k, x, initial, ragged)
+                _, h, c, saved = backend.forward(call, tape is not None, half, packed and packed[k])
+                ends.append((h, c))
+                if tape is not None:
+                    tape.cells.append(Tape(call, half, saved, backend))
+            x = out if tape is None or l == last else self._drop(out, tape)
+        return self._shown(out, batched), self._joined(ends, batched)
+
+    def _checked(self, x: Any, state: Any, lengths: Any) -> tuple[np.ndarray, bool, tuple, Ragged | None]:
+        """The arguments, x time-major, and whether the caller's x has a batch axis."""
+        x, batched = _check.sequence("x", x, self.dtype, self.input_size, self.batch_first)
+        T, B, _ = x.shape
+        _check.sizes(T, B, max(len(self._weights[0][0]), self.input_size, 2 * self.output_size), x.itemsize)
+        return x, batched, self._state("state", state, B), _check.lengths(lengths, T, B)
+
+    def _state(self, name: str, value: Any, B: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        shape = (len(self._weights), B, self.output_size)
+        return _check.layer_state(name, value, self.cell, self.dtype, shape, self.hidden_size)
+
+    def _call_of(self, k: int, x: np.ndarray, initial: tuple, ragged: Ragged | None) -> Call:
+        T, B, I = x.shape
+        H, P = self.hidden_size, self.output_size
+        h, c = initial
+        h0, c0 = None if h is None else h[k], None if c is None else c[k]
+        w_ih, w_hh, b_ih, b_hh, w_hr = self._weights[k]
+        reverse = self.bidirectional and k % 2 == 1
+        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+
+    def _room(self, x: np.ndarray, last: bool) -> np.ndarray:
+        """A new array (T, B, D*P); what the caller will see of it is C-contiguous."""
+        T, B, _ = x.shape
+        width = self.num_directions * self.output_size
+        if last and self.batch_first:
+            return np.empty((B, T, width), self.dtype).swapaxes(0, 1)
+        return np.empty((T, B, width), self.dtype)
+
+    def _halves(self, l: int, array: Any) -> list[tuple[int, Any]]:
+        """Layer l's directions k, each with its columns of an array (T, B, D*P) or with None."""
+        if not self.bidirectional:
+            return [(l, array)]
+        P = self.output_size
+        return [(2 * l + d, None if array is None else array[:, :, d * P : (d + 1) * P]) for d in (0, 1)]
+
+    def _drop(self, out: np.ndarray, tape: LayerTape) -> np.ndarray:
+        """Dropout between two layers: a new array."""
+        if not self.dropout:
+            return out
+        keep = self.rng.random(out.shape, np.float32) >= self.dropout
+        tape.kept.append(keep)
+        return out * keep * tape.scale
+
+    def _shown(self, array: np.ndarray, batched: bool) -> np.ndarray:
+        """A time-major array as the caller lays sequences out: a view."""
+        if not batched:
+            return array[:, 0]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _joined(self, ends: list[tuple], batched: bool) -> Any:
+        """The states (h, c) of all k as one h or (h, c)."""
+        h, c = zip(*ends, strict=True)
+        return (stacked(h, batched), stacked(c, batched)) if self.cell == "lstm" else stacked(h, batched)
+
+    # -- backward --
+
+    def backward(self, tape: LayerTape, grad_out: Any = None, grad_state: Any = None) -> LayerGrads:
+        """Backpropagation through time, layer by layer from the last.
+
+        Parameters
+        ----------
+        tape : LayerTape
+            From this layer's ``forward``.
+        grad_out : ndarray, shape of ``out``, or None for zeros
+        grad_state : ndarray or tuple of ndarray, shapes of the final state, or None for zeros
+
+        Returns
+        -------
+        LayerGrads
+            New arrays: ``flat`` and ``params`` of the parameters, ``x``, and ``state`` of the initial state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an argument of the wrong kind, dtype or shape, before any work is done.
+        """
+        _check.layer_tape(tape, LayerTape, self)
+        batched = len(tape.shape) == 3
+        grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
+        dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B)
+        params = self._views(flat := np.empty_like(self._flat))
+        weights = self._weights_of(params)
+        ends: list[tuple] = [()] * len(weights)
+        for l in reversed(range(self.num_layers)):
+            dx = []
+            for k, half in self._halves(l, grad_out):
+                cell, (w_ih, w_hh, b_ih, b_hh, w_hr) = tape.cells[k], weights[k]
+                into = Grads(NOTHING, w_ih, w_hh, b_ih, b_hh, NOTHING, None, w_hr)
+                dh_k, dc_k = (None if part is None else part[k] for part in (dh, dc))
+                grads = cell.backend.backward(cell, half, dh_k, dc_k, into)
+                ends[k] = grads.h0, grads.c0
+                dx.append(grads.x)
+            grad_out = dx[0] if len(dx) == 1 else dx[0] + dx[1]
+            if l and tape.kept:
+                grad_out = grad_out * tape.kept[l - 1] * tape.scale
+        return LayerGrads(self._shown(grad_out, batched), flat, params, self._joined(ends, batched))
+
+    # -- serving and keeping --
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """One time step at a time, the state kept between steps: see ``Stream``."""
+        return Stream(self, batch_size)
+
+    def freeze(self) -> Frozen:
+        """A read-only copy for serving, its weights packed once: see ``Frozen``."""
+        return Frozen(self)
+
+    def save(self, path: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write the layer to one file, for ``fastrnn.load``: see ``fastrnn.files.save``."""
+        from .files import save  # files stands on layers: only this method looks up
+
+        save(self, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("params", "_weights")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind(self._flat)
+
+    def __repr__(self) -> str:
+        shown = [str(self.input_size), str(self.hidden_size)]
+        defaults = inspect.signature(type(self)).parameters
+        for name, value in self.options().items():
+            if name not in ("input_size", "hidden_size") and value != defaults[name].default:
+                shown.append(f"{name}={value}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class RNN(Layer):
+    """Elman's recurrent network, h_t = tanh(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh): Elman 1990.
+
+    Parameters
+    ----------
+    nonlinearity : {"tanh", "relu"}
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
+        See ``Layer``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out, h = RNN(3, 5, seed=0)(np.zeros((7, 2, 3), np.float32))
+    >>> out.shape, h.shape
+    ((7, 2, 5), (1, 2, 5))
+    """
+
+    cell = "rnn"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: Any = np.float32,
+        init: str = "uniform",
+        seed: Any = None,
+    ) -> None:
+        self.nonlinearity = _check.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
+        )
+
+    @property
+    def variant(self) -> str:
+        """The nonlinearity."""
+        return self.nonlinearity
+
+
+class LSTM(Layer):
+    """Long short-term memory, with a forget gate and, if wanted, a projection of the hidden state.
+
+    Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000; Sak, Senior and Beaufays 2014.
+
+    Parameters
+    ----------
+    proj_size : int
+        P < H, the size of the projected hidden state; 0 for none.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
+        See ``Layer``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out, (h, c) = LSTM(3, 5, num_layers=2, bidirectional=True, seed=0)(np.zeros((7, 2, 3), np.float32))
+    >>> out.shape, h.shape, c.shape
+    ((7, 2, 10), (4, 2, 5), (4, 2, 5))
+    """
+
+    cell = "lstm"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        dtype: Any = np.float32,
+        init: str = "uniform",
+        seed: Any = None,
+    ) -> None:
+        hidden_size = _check.integer("hidden_size", hidden_size, 1)
+        self.proj_size = _check.integer("proj_size", proj_size, 0, hidden_size - 1)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
+        )
+
+
+class GRU(Layer):
+    """Gated recurrent unit: Cho et al. 2014.
+
+    Parameters
+    ----------
+    reset_after : bool
+        True: the reset gate acts on the recurrent product, as in cuDNN, PyTorch and Keras. False: before it, as in the
+        paper.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
+        See ``Layer``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out, h = GRU(3, 5, batch_first=True, seed=0)(np.zeros((2, 7, 3), np.float32), lengths=[7, 4])
+    >>> out.shape, h.shape
+    ((2, 7, 5), (1, 2, 5))
+    """
+
+    cell = "gru"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: Any = np.float32,
+        init: str = "uniform",
+        seed: Any = None,
+    ) -> None:
+        self.reset_after = _check.flag("reset_after", reset_after)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
+        )
+
+    @property
+    def variant(self) -> str:
+        """Where the reset gate acts."""
+        return "reset_after" if self.reset_after else "reset_before"
+
+
+class Frozen:
+    """A read-only snapshot of a layer for serving: its weights copied and packed once. Same bits as the layer's.
+
+    Made by ``layer.freeze()``. What happens to the layer afterwards does not reach it.
+
+    Attributes
+    ----------
+    params : mapping of str to ndarray
+        The weights, not writeable.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = copy.deepcopy(layer)
+        flat = self._layer.flat_params
+        flat.flags.writeable = False
+        self._layer._bind(flat)
+        self.params = self._layer.params
+        self._backend = config.backend()
+        self._packed = [self._backend.pack(call) for call in self._empty_calls()]
+
+    def _empty_calls(self) -> Iterator[Call]:
+        for k, (w_ih, *_) in enumerate(self._layer._weights):
+            nothing = np.empty((0, 0, w_ih.shape[1]), w_ih.dtype)
+            yield self._layer._call_of(k, nothing, (None, None), None)
+
+    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any]:
+        """As a call of the layer: see ``Layer.__call__``."""
+        return self._layer._run(x, state, lengths, self._backend, packed=self._packed)
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """One time step at a time, the state kept between steps: see ``Stream``."""
+        return self._layer.stream(batch_size)
+
+    def __reduce__(self) -> tuple:
+        return Frozen, (self._layer,)
+
+    def __repr__(self) -> str:
+        return f"Frozen({self._layer!r})"
