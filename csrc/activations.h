@@ -72,7 +72,7 @@ INLINE quotient sigmoid_of(vec x)
     return (quotient){choose(x < all(0), z, all(1)), z + all(1)};
 }
 
-/* |tanh x| = -e / (e + 2) with e = e^(-2|x|) - 1. */
+/* |tanh x| = -e / (e + 2) with e = e^(-2|x|) - 1; e + 2 comes from p as e does, or e's rounding would count twice. */
 INLINE quotient tanh_of(vec x)
 {
     ivec k;
@@ -80,7 +80,7 @@ INLINE quotient tanh_of(vec x)
     vec p = reduced_expm1(max(all(TANH_END), y + y), &k);
     vec scale = power_of_two(k);
     vec e = fmadd(scale, p, scale - all(1));
-    return (quotient){(vec)((ivec)magnitude(e) | (ivec)sign_of(x)), e + all(2)};
+    return (quotient){(vec)((ivec)magnitude(e) | (ivec)sign_of(x)), fmadd(scale, p, scale + all(1))};
 }
 
 INLINE vec sigmoid_vec(vec x)

@@ -121,29 +121,39 @@ static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
 INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
 {
     ptrdiff_t most = FRNN_TILE_ROWS(V), tall = (left + most - 1) / most;
+    if (left <= most)
+        return left;
     return (left + tall - 1) / tall;
 }
 
-/* buf += a w, in place. */
-INLINE void tile_on(real *buf, ptrdiff_t row, ptrdiff_t m, ptrdiff_t V, ptrdiff_t K, const real *a, ptrdiff_t lda,
-                         const real *w)
+/* buf += a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell. */
+INLINE void tile_on(real *buf, ptrdiff_t row, ptrdiff_t m, const int V, ptrdiff_t K, const real *a, ptrdiff_t lda,
+                    const real *w)
 {
-    tiles[V - 1][m - 1](K, a, lda, 1, w, buf, row, VL, buf, row, VL);
+    if (m == 1)
+        tile_body(1, V, K, a, lda, 1, w, buf, row, VL, buf, row, VL);
+    else
+        tiles[V - 1][m - 1](K, a, lda, 1, w, buf, row, VL, buf, row, VL);
 }
 
 static const real zeros[PANEL] ALIGNED = {0};
-static const real one = 1;
 
-/* One row of V vectors, the last one cut short, to or from V full ones. */
+/* One row of V vectors, the last one perhaps cut short, to or from V full ones. */
 INLINE void take_columns(ptrdiff_t cols, const real *from, real *to)
 {
-    for (ptrdiff_t v = 0; v < cols; v += VL)
-        put(to + v, get(from + v, least(VL, cols - v)));
+    ptrdiff_t v = 0;
+    for (; v + VL <= cols; v += VL)
+        put(to + v, load(from + v));
+    if (v < cols)
+        put(to + v, part(from + v, cols - v));
 }
 INLINE void give_columns(ptrdiff_t cols, const real *from, real *to)
 {
-    for (ptrdiff_t v = 0; v < cols; v += VL)
-        set(to + v, load(from + v), least(VL, cols - v));
+    ptrdiff_t v = 0;
+    for (; v + VL <= cols; v += VL)
+        put(to + v, load(from + v));
+    if (v < cols)
+        put_part(to + v, load(from + v), cols - v);
 }
 
 static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const real *w, const real *z,
@@ -161,7 +171,7 @@ static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t
             }
             for (ptrdiff_t i = 0; i < m; i++)
                 take_columns(cols, zn + (r + i) * zrow, buf + i * V * VL);
-            tile_on(buf, V * VL, m, V, K, a + r * lda, lda, w);
+            tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, buf, V * VL, VL, buf, V * VL, VL);
             for (ptrdiff_t i = 0; i < m; i++)
                 give_columns(cols, buf + i * V * VL, c + (r + i) * ldc + n);
         }
@@ -169,18 +179,27 @@ static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t
     }
 }
 
+/* The vectors run along d, so that c comes out as the gradients are kept; a is read as it stands, a column of it being
+ * a row of the tile (packing a, or c transposed, were both slower). */
 static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d, ptrdiff_t ldd,
-                  real *acc, ptrdiff_t ldacc, real *sums, real *work)
+                  real *c, ptrdiff_t ldc, real *work)
 {
+    real buf[BUF] ALIGNED;
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
-        ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL;
+        ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, row = V * VL;
         pack_columns(K, cols, 0, d + n, ldd, work, K, 0);
-        if (sums)
-            tiles[V - 1][0](K, &one, 0, 0, work, sums + n, 0, VL, sums + n, 0, VL);
         for (ptrdiff_t r = 0, m; r < M; r += m) {
-            real *c = acc + r * ldacc + n;
+            real *cn = c + r * ldc + n;
             m = tile_rows(M - r, V);
-            tiles[V - 1][m - 1](K, a + r, 1, lda, work, c, ldacc, VL, c, ldacc, VL);
+            if (cols == row) {
+                tiles[V - 1][m - 1](K, a + r, 1, lda, work, cn, ldc, VL, cn, ldc, VL);
+                continue;
+            }
+            for (ptrdiff_t i = 0; i < m; i++)
+                take_columns(cols, cn + i * ldc, buf + i * row);
+            tiles[V - 1][m - 1](K, a + r, 1, lda, work, buf, row, VL, buf, row, VL);
+            for (ptrdiff_t i = 0; i < m; i++)
+                give_columns(cols, buf + i * row, cn + i * ldc);
         }
     }
 }
@@ -194,14 +213,15 @@ static void add(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real
         }
 }
 
-static void transpose(ptrdiff_t M, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
+static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, real *sums)
 {
-    enum { block = 16 }; /* a block's lines fit in L1 on both sides */
-    for (ptrdiff_t n0 = 0; n0 < N; n0 += block)
-        for (ptrdiff_t m0 = 0; m0 < M; m0 += block)
-            for (ptrdiff_t n = n0; n < least(n0 + block, N); n++)
-                for (ptrdiff_t m = m0; m < least(m0 + block, M); m++)
-                    dst[n * lddst + m] = src[m * ldsrc + n];
+    for (ptrdiff_t n = 0; n < N; n += VL) {
+        ptrdiff_t lanes = least(VL, N - n);
+        vec sum = get(sums + n, lanes);
+        for (ptrdiff_t k = 0; k < K; k++)
+            sum = sum + get(d + k * ldd + n, lanes);
+        set(sums + n, sum, lanes);
+    }
 }
 
 /* ---- one step forward ---------------------------------------------------------------------------------------------- */
@@ -215,31 +235,65 @@ INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z,
             put(buf + r * row + g * VL, get(z + r * ldz + g * H, lanes));
 }
 
-static void rnn_step(ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
-                     ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w, real *h,
-                     ptrdiff_t ldh)
+/* The place of the b-th block to do. */
+INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
+
+/* One panel of V vectors of units, the last one perhaps cut short. */
+INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const real *z, ptrdiff_t ldz, const real *x,
+                      ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
+                      real *h, ptrdiff_t ldh)
 {
     real buf[BUF] ALIGNED;
-    for (ptrdiff_t u = 0; u < U; u += PANEL) {
-        ptrdiff_t cols = least(PANEL, U - u), V = (cols + VL - 1) / VL, row = V * VL;
+    const ptrdiff_t row = V * VL;
+    for (ptrdiff_t i = 0; i < m; i++)
+        take_columns(cols, z + i * ldz, buf + i * row);
+    if (I)
+        tile_on(buf, row, m, V, I, x, ldx, w);
+    tile_on(buf, row, m, V, P, h_prev, ldh_prev, w + I * row);
+    for (ptrdiff_t i = 0; i < m * row; i += VL) {
+        vec a = load(buf + i);
+        put(buf + i, relu ? max(all(0), a) : tanh_vec(a));
+    }
+    for (ptrdiff_t i = 0; i < m; i++)
+        give_columns(cols, buf + i * row, h + i * ldh);
+}
+
+static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
+                     ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
+                     real *h, ptrdiff_t ldh)
+{
+    const ptrdiff_t panels = (U + PANEL - 1) / PANEL;
+    for (ptrdiff_t b = 0; b < panels; b++) {
+        ptrdiff_t u = block_at(b, panels, turn) * PANEL, cols = least(PANEL, U - u), V = (cols + VL - 1) / VL;
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, V);
-            for (ptrdiff_t i = 0; i < m; i++)
-                take_columns(cols, z + (r + i) * ldz + u, buf + i * row);
-            tile_on(buf, row, m, V, I, x + r * ldx, ldx, w);
-            tile_on(buf, row, m, V, P, h_prev + r * ldh_prev, ldh_prev, w + I * row);
-            for (ptrdiff_t i = 0; i < m * row; i += VL) {
-                vec a = load(buf + i);
-                put(buf + i, relu ? max(all(0), a) : tanh_vec(a));
+#define PANEL_OF(V)                                                                                                    \
+    rnn_panel(m, V, cols, relu, z + r * ldz + u, ldz, x + r * ldx, ldx, I, h_prev + r * ldh_prev, ldh_prev, P,         \
+              w + u * (I + P), h + r * ldh + u, ldh)
+            switch (V) {
+            case 1: PANEL_OF(1); break;
+            case 2: PANEL_OF(2); break;
+            case 3: PANEL_OF(3); break;
+            default: PANEL_OF(4);
             }
-            for (ptrdiff_t i = 0; i < m; i++)
-                give_columns(cols, buf + i * row, h + (r + i) * ldh + u);
+#undef PANEL_OF
         }
-        w += (I + P) * row;
     }
 }
 
-static void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, real *c, real *h, ptrdiff_t ldh,
+/* A block of units, compiled apart for a lone row and for whole vectors: the one keeps its accumulators in registers, the
+ * other needs no masked stores of h and c, which would hold up the next step's loads of them. */
+#define EACH_KIND(m, lanes)                                                                                            \
+    do {                                                                                                               \
+        if (lanes != VL)                                                                                               \
+            BLOCK_OF(m, lanes);                                                                                        \
+        else if (m != 1)                                                                                               \
+            BLOCK_OF(m, VL);                                                                                           \
+        else                                                                                                           \
+            BLOCK_OF(1, VL);                                                                                           \
+    } while (0)
+
+INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, real *c, real *h, ptrdiff_t ldh,
                        real *tape)
 {
     for (ptrdiff_t r = 0; r < m; r++, buf += 4 * VL, c += H, h += ldh) {
@@ -260,27 +314,39 @@ static void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *bu
     }
 }
 
-static void lstm_step(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
-                      ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w, real *c,
-                      real *h, ptrdiff_t ldh, real *tape)
+INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x,
+                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
+                       real *c, real *h, ptrdiff_t ldh, real *tape)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
-    for (ptrdiff_t u = 0; u < U; u += VL, w += (I + P) * row) {
-        ptrdiff_t lanes = least(VL, U - u);
+    take_gates(m, 4, lanes, z, ldz, H, buf, row);
+    if (I)
+        tile_on(buf, row, m, 4, I, x, ldx, w);
+    tile_on(buf, row, m, 4, P, h_prev, ldh_prev, w + I * row);
+    lstm_cells(m, lanes, H, buf, c, h, ldh, tape);
+}
+
+static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x,
+                      ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
+                      real *c, real *h, ptrdiff_t ldh, real *tape)
+{
+    const ptrdiff_t blocks = (U + VL - 1) / VL;
+    for (ptrdiff_t b = 0; b < blocks; b++) {
+        ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, U - u);
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, 4);
-            take_gates(m, 4, lanes, z + r * ldz + u, ldz, H, buf, row);
-            tile_on(buf, row, m, 4, I, x + r * ldx, ldx, w);
-            tile_on(buf, row, m, 4, P, h_prev + r * ldh_prev, ldh_prev, w + I * row);
-            lstm_cells(m, lanes, H, buf, c + r * H + u, h + r * ldh + u, ldh,
-                       tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL);
+#define BLOCK_OF(m, lanes)                                                                                             \
+    lstm_block(m, lanes, H, z + r * ldz + u, ldz, x + r * ldx, ldx, I, h_prev + r * ldh_prev, ldh_prev, P,             \
+               w + u * 4 * (I + P), c + r * H + u, h + r * ldh + u, ldh, tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL)
+            EACH_KIND(m, lanes);
+#undef BLOCK_OF
         }
     }
 }
 
 /* buf: n r z of the input's side and of what is shared, then q. */
-static void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, const real *h_prev,
+INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, const real *h_prev,
                       ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
 {
     for (ptrdiff_t i = 0; i < m; i++, buf += 4 * VL, h_prev += ldh_prev, h += ldh) {
@@ -297,40 +363,54 @@ static void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf
     }
 }
 
-static void gru_step(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
-                     const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,
-                     const real *w, real *h, ptrdiff_t ldh, real *tape)
+INLINE void gru_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
+                      const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev,
+                      const real *own, const real *w, real *h, ptrdiff_t ldh, real *tape)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
-    for (ptrdiff_t u = 0; u < U; u += VL, w += (I + H) * 3 * VL) {
-        ptrdiff_t lanes = least(VL, U - u);
+    take_gates(m, 2, lanes, z, ldz, H, buf + VL, row);
+    take_gates(m, 1, lanes, z + 2 * H, ldz, 0, buf, row);
+    take_gates(m, 1, lanes, b_hn, 0, 0, buf + 3 * VL, row);
+    if (I)
+        tile_on(buf, row, m, 3, I, x, ldx, w);
+    tile_on(buf + VL, row, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL);
+    gru_cells(m, lanes, H, buf, own, ldh_prev, h, ldh, tape);
+}
+
+static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
+                     const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,
+                     const real *w, real *h, ptrdiff_t ldh, real *tape)
+{
+    const ptrdiff_t blocks = (U + VL - 1) / VL;
+    for (ptrdiff_t b = 0; b < blocks; b++) {
+        ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, U - u);
         for (ptrdiff_t r = 0, m; r < n; r += m) {
-            const real *own = h_prev + r * ldh_prev + u0 + u;
             m = tile_rows(n - r, 3);
-            take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf + VL, row);
-            take_gates(m, 1, lanes, z + r * ldz + 2 * H + u, ldz, 0, buf, row);
-            take_gates(m, 1, lanes, b_hn + u, 0, 0, buf + 3 * VL, row);
-            tile_on(buf, row, m, 3, I, x + r * ldx, ldx, w);
-            tile_on(buf + VL, row, m, 3, H, h_prev + r * ldh_prev, ldh_prev, w + I * 3 * VL);
-            gru_cells(m, lanes, H, buf, own, ldh_prev, h + r * ldh + u, ldh,
-                      tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL);
+#define BLOCK_OF(m, lanes)                                                                                             \
+    gru_block(m, lanes, H, z + r * ldz + u, ldz, b_hn + u, x + r * ldx, ldx, I, h_prev + r * ldh_prev, ldh_prev,       \
+              h_prev + r * ldh_prev + u0 + u, w + u * 3 * (I + H), h + r * ldh + u, ldh,                               \
+              tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL)
+            EACH_KIND(m, lanes);
+#undef BLOCK_OF
         }
     }
 }
 
-static void gru_gates(ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
+static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
                       const real *h_prev, ptrdiff_t ldh_prev, const real *w, real *rz, real *rh)
 {
     real buf[BUF] ALIGNED;
-    const ptrdiff_t row = 2 * VL;
-    for (ptrdiff_t u = 0; u < H; u += VL, w += (I + H) * row) {
-        ptrdiff_t lanes = least(VL, H - u);
+    const ptrdiff_t row = 2 * VL, blocks = (H + VL - 1) / VL;
+    for (ptrdiff_t b = 0; b < blocks; b++) {
+        ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, H - u);
+        const real *wu = w + u * 2 * (I + H);
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, 2);
             take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf, row);
-            tile_on(buf, row, m, 2, I, x + r * ldx, ldx, w);
-            tile_on(buf, row, m, 2, H, h_prev + r * ldh_prev, ldh_prev, w + I * row);
+            if (I)
+                tile_on(buf, row, m, 2, I, x + r * ldx, ldx, wu);
+            tile_on(buf, row, m, 2, H, h_prev + r * ldh_prev, ldh_prev, wu + I * row);
             for (ptrdiff_t i = r; i < r + m; i++) {
                 vec rt = sigmoid_vec(load(buf + (i - r) * row)), zt = sigmoid_vec(load(buf + (i - r) * row + VL));
                 set(rz + i * 2 * H + u, rt, lanes);
@@ -341,11 +421,11 @@ static void gru_gates(ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, co
     }
 }
 
-static void gru_reset(ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
+static void gru_reset(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
                       const real *h_prev, ptrdiff_t ldh_prev, const real *rh, const real *rz, const real *w, real *h,
                       ptrdiff_t ldh, real *tape)
 {
-    rnn_step(n, H, 0, z + 2 * H, ldz, x, ldx, I, rh, H, H, w, h, ldh); /* h holds n for a moment */
+    rnn_step(turn, n, H, 0, z + 2 * H, ldz, x, ldx, I, rh, H, H, w, h, ldh); /* h holds n for a moment */
     for (ptrdiff_t i = 0; i < n; i++, h += ldh, h_prev += ldh_prev, rz += 2 * H, rh += H)
         for (ptrdiff_t u = 0; u < H; u += VL) {
             ptrdiff_t lanes = least(VL, H - u);
@@ -457,7 +537,7 @@ static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
 
 #define FRNN_PRIMITIVES                                                                                                \
     {.lanes = VL, .pack_columns = pack_columns, .pack_gates = pack_gates, .gemm = gemm, .outer = outer, .add = add,    \
-     .transpose = transpose, .rnn_step = rnn_step, .lstm_step = lstm_step, .gru_step = gru_step,                       \
+     .add_rows = add_rows, .rnn_step = rnn_step, .lstm_step = lstm_step, .gru_step = gru_step,                       \
      .gru_gates = gru_gates, .gru_reset = gru_reset, .rnn_back = rnn_back, .lstm_back = lstm_back,                     \
      .gru_back = gru_back, .gru_reset_back = gru_reset_back, .gru_gates_back = gru_gates_back, .tanh = tanh_row,       \
      .sigmoid = sigmoid_row}

@@ -60,21 +60,21 @@ enum {
 /* gemm: c = z + a w.
  *   a (M, K); w (K, N) packed in columns; z (M, N), or one row for all with ldz = 0, or null for zeros; c (M, N) out.
  *   c may be z, with the same leading dimension.
- * outer: acc += a^T d, and sums += the column sums of d: the weight gradients of K rows.
- *   a (K, M); d (K, N); acc (M, ldacc) in/out with ldacc >= N rounded up to VL; sums (ldacc,) in/out or null;
- *   work: K * 4*VL elements of scratch.
+ * outer: c += a^T d, the weight gradients of K rows.  a (K, M); d (K, N); c (M, N) in/out; work: K * 4*VL elements.
  * add: dst += src, both (n, N).
- * transpose: dst (N, M) = src (M, N)^T. */
+ * add_rows: sums += the sum of the rows of d, in order.  d (K, N); sums (N,) in/out. */
 #define FRNN_PRODUCTS(R)                                                                                               \
     void (*gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const R *a, ptrdiff_t lda, const R *w, const R *z,             \
                  ptrdiff_t ldz, R *c, ptrdiff_t ldc);                                                                  \
-    void (*outer)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d, ptrdiff_t ldd, R *acc, \
-                  ptrdiff_t ldacc, R *sums, R *work);                                                                  \
+    void (*outer)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d, ptrdiff_t ldd, R *c,   \
+                  ptrdiff_t ldc, R *work);                                                                             \
     void (*add)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                     \
-    void (*transpose)(ptrdiff_t M, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);
+    void (*add_rows)(ptrdiff_t K, ptrdiff_t N, const R *d, ptrdiff_t ldd, R *sums);
 
 /* One time step for n rows and the first U of H units; a caller that shares the units of a layer out among threads
  * moves the pointers to its first unit, a multiple of VL (and w by that many units).
+ *   turn: odd takes the blocks of units from the last to the first. Taking turns, a loop over time begins each step with
+ *   the weights that the cache still holds from the one before (a third less time at batch 1 once w is past L1)
  *   z (n, G*H): where the accumulators start, ldz = 0: one row, the bias, for all rows
  *   x (n, I): the input if its product is still to be added; I = 0: it is in z already and x may be null
  *   h_prev (n, P) in;  h (n, U of H) out, must not overlap h_prev
@@ -93,17 +93,17 @@ enum {
  * gru_reset:  n = tanh(z_n + x W_ih[n]^T + rh W_hh[n]^T);  h = n + z (h_prev - n)
  *   w: columns layout of the gate n; tape (n, 4H): r z n rh. */
 #define FRNN_FORWARD(R)                                                                                                \
-    void (*rnn_step)(ptrdiff_t n, ptrdiff_t U, int relu, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,         \
+    void (*rnn_step)(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,         \
                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *h, ptrdiff_t ldh);  \
-    void (*lstm_step)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,     \
+    void (*lstm_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,     \
                       ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *c, R *h,           \
                       ptrdiff_t ldh, R *tape);                                                                         \
-    void (*gru_step)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *b_hn, const R *x,      \
+    void (*gru_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *b_hn, const R *x,      \
                      ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0, const R *w, R *h,  \
                      ptrdiff_t ldh, R *tape);                                                                          \
-    void (*gru_gates)(ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
+    void (*gru_gates)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
                       const R *h_prev, ptrdiff_t ldh_prev, const R *w, R *rz, R *rh);                                  \
-    void (*gru_reset)(ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
+    void (*gru_reset)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
                       const R *h_prev, ptrdiff_t ldh_prev, const R *rh, const R *rz, const R *w, R *h, ptrdiff_t ldh,  \
                       R *tape);
 

@@ -28,7 +28,6 @@ from fastrnn._unroll cimport (
     BackJob,
     Job,
     Packed,
-    Product,
     add_gathered,
     at_work,
     before,
@@ -49,8 +48,6 @@ from fastrnn._unroll cimport (
 )
 
 from libc.string cimport memcpy
-
-from fastrnn._records import Grads
 
 
 def pack(call):
@@ -98,10 +95,10 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) n
             if j.tape != NULL:
                 tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
             if j.variant:
-                gru_gates(n, H, z, 3 * H, none, 0, 0, h_prev, ldp, <const real*>j.w_hh, rz, rh)
-                gru_reset(n, H, z, 3 * H, none, 0, 0, h_prev, ldp, rh, rz, <const real*>j.w_hn, h, ldh, tape)
+                gru_gates(<int>s, n, H, z, 3 * H, none, 0, 0, h_prev, ldp, <const real*>j.w_hh, rz, rh)
+                gru_reset(<int>s, n, H, z, 3 * H, none, 0, 0, h_prev, ldp, rh, rz, <const real*>j.w_hn, h, ldh, tape)
             else:
-                gru_step(n, H, H, z, 3 * H, <const real*>j.b_hn, none, 0, 0, h_prev, ldp, 0, <const real*>j.w_hh, h,
+                gru_step(<int>s, n, H, H, z, 3 * H, <const real*>j.b_hn, none, 0, 0, h_prev, ldp, 0, <const real*>j.w_hh, h,
                          ldh, tape)
             if not j.q.direct:
                 scatter(&j.out, &j.q, H, s, r0, n, h)
@@ -201,33 +198,22 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, (3 if before_product else 4) * H)
     cdef BackJob* j = &b.j
     cdef char* dz_r = <char*>j.dz + H * size
-    cdef Product* from_x = b.product(j.x_rows, I, I, j.dz, j.width, 3 * H, True)
-    cdef Product* from_h
-    cdef Product* from_rh = NULL
     w_ih = packed_w_ih(call.w_ih, H, I)
     w_hh = packed_columns(call.w_hh, (2 if before_product else 3) * H, H, False)
     j.w_ih, j.w_hh = w_ih.at, w_hh.at
+    b.product(dz_r, j.width, 2 * H, j.x_rows, b.grads.w_ih, 0)
+    b.product(j.dz, j.width, H, j.x_rows, b.grads.w_ih, 2 * H)
     if before_product:
         w_hn = packed_columns(call.w_hh[2 * H :], H, H, False)
         j.w_hn = w_hn.at
         j.hidden = b.block(b.chunk_rows() * H)
-        from_h = b.product(j.h_rows, H, H, dz_r, j.width, 2 * H, False)
-        from_rh = b.product(j.hidden, H, H, j.dz, j.width, H, False)
+        b.product(dz_r, j.width, 2 * H, j.h_rows, b.grads.w_hh, 0)
+        b.product(j.dz, j.width, H, j.hidden, b.grads.w_hh, 2 * H)
     else:
-        from_h = b.product(j.h_rows, H, H, dz_r, j.width, 3 * H, True)
+        b.product(dz_r, j.width, 3 * H, j.h_rows, b.grads.w_hh, 0)
     b.run(backward_task)
-    grads = Grads(b.x, b.weight("w_ih", call.w_ih), b.weight("w_hh", call.w_hh), b.weight("b_ih", call.b_ih),
-                  b.weight("b_hh", call.b_hh), None)
-    b.give_weight(from_x, 0, grads.w_ih, 2 * H, H)
-    b.give_weight(from_x, H, grads.w_ih, 0, 2 * H)
-    b.give_bias(from_x, 0, grads.b_ih, 2 * H, H)
-    b.give_bias(from_x, H, grads.b_ih, 0, 2 * H)
-    if before_product:
-        b.give_weight(from_h, 0, grads.w_hh, 0, 2 * H)
-        b.give_weight(from_rh, 0, grads.w_hh, 2 * H, H)
-        b.give_bias(from_x, 0, grads.b_hh, 2 * H, H)
-        b.give_bias(from_x, H, grads.b_hh, 0, 2 * H)
-    else:
-        b.give_weight(from_h, 0, grads.w_hh, 0, 3 * H)
-        b.give_bias(from_h, 0, grads.b_hh, 0, 3 * H)
-    return b.states(grads)
+    b.bias(b.grads.b_ih, 0, H, 2 * H)
+    b.bias(b.grads.b_ih, 2 * H, 0, H)
+    b.bias(b.grads.b_hh, 0, H, 2 * H)
+    b.bias(b.grads.b_hh, 2 * H, 0 if before_product else 3 * H, H)
+    return b.finished()

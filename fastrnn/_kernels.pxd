@@ -14,23 +14,22 @@ cdef extern from "frnn.h" nogil:
         void (*gemm)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const float* a, Py_ssize_t lda, const float* w,
                      const float* z, Py_ssize_t ldz, float* c, Py_ssize_t ldc) noexcept nogil
         void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const float* a, Py_ssize_t lda, const float* d,
-                      Py_ssize_t ldd, float* acc, Py_ssize_t ldacc, float* sums, float* work) noexcept nogil
+                      Py_ssize_t ldd, float* c, Py_ssize_t ldc, float* work) noexcept nogil
         void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst, Py_ssize_t lddst) noexcept nogil
-        void (*transpose)(Py_ssize_t M, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
-                          Py_ssize_t lddst) noexcept nogil
-        void (*rnn_step)(Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz, const float* x,
+        void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const float* d, Py_ssize_t ldd, float* sums) noexcept nogil
+        void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz, const float* x,
                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
                          const float* w, float* h, Py_ssize_t ldh) noexcept nogil
-        void (*lstm_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
+        void (*lstm_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
                           Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
                           const float* w, float* c, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
-        void (*gru_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* b_hn,
+        void (*gru_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* b_hn,
                          const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev,
                          Py_ssize_t u0, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
-        void (*gru_gates)(Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
+        void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
                           Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* w, float* rz,
                           float* rh) noexcept nogil
-        void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
+        void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
                           Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* rh, const float* rz,
                           const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
@@ -55,23 +54,22 @@ cdef extern from "frnn.h" nogil:
         void (*gemm)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const double* a, Py_ssize_t lda, const double* w,
                      const double* z, Py_ssize_t ldz, double* c, Py_ssize_t ldc) noexcept nogil
         void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const double* a, Py_ssize_t lda, const double* d,
-                      Py_ssize_t ldd, double* acc, Py_ssize_t ldacc, double* sums, double* work) noexcept nogil
+                      Py_ssize_t ldd, double* c, Py_ssize_t ldc, double* work) noexcept nogil
         void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst, Py_ssize_t lddst) noexcept nogil
-        void (*transpose)(Py_ssize_t M, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
-                          Py_ssize_t lddst) noexcept nogil
-        void (*rnn_step)(Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz, const double* x,
+        void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const double* d, Py_ssize_t ldd, double* sums) noexcept nogil
+        void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz, const double* x,
                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
                          const double* w, double* h, Py_ssize_t ldh) noexcept nogil
-        void (*lstm_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
+        void (*lstm_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
                           Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
                           const double* w, double* c, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
-        void (*gru_step)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz,
+        void (*gru_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz,
                          const double* b_hn, const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev,
                          Py_ssize_t ldh_prev, Py_ssize_t u0, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
-        void (*gru_gates)(Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
+        void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
                           Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* w,
                           double* rz, double* rh) noexcept nogil
-        void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
+        void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
                           Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* rh,
                           const double* rz, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,
@@ -122,10 +120,15 @@ cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef void* address(object array, bint writable=*) except? NULL
 
 
-cdef class Memory:
-    """A block of uninitialised memory, aligned to a cache line."""
+cdef struct Block:
+    void* start
+    Py_ssize_t room
 
-    cdef void* block
+
+cdef class Memory:
+    """A block of uninitialised memory, aligned to a cache line; workspaces are recycled from call to call."""
+
+    cdef Block block
     cdef char* at
     cdef readonly Py_ssize_t size
 
@@ -155,11 +158,11 @@ cdef inline void gemm(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, P
 
 
 cdef inline void outer(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t lda, const real* d,
-                       Py_ssize_t ldd, real* acc, Py_ssize_t ldacc, real* sums, real* work) noexcept nogil:
+                       Py_ssize_t ldd, real* c, Py_ssize_t ldc, real* work) noexcept nogil:
     if real is float:
-        f32.outer(K, M, N, a, lda, d, ldd, acc, ldacc, sums, work)
+        f32.outer(K, M, N, a, lda, d, ldd, c, ldc, work)
     else:
-        f64.outer(K, M, N, a, lda, d, ldd, acc, ldacc, sums, work)
+        f64.outer(K, M, N, a, lda, d, ldd, c, ldc, work)
 
 
 cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
@@ -170,57 +173,56 @@ cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t lds
         f64.add(n, N, src, ldsrc, dst, lddst)
 
 
-cdef inline void transpose(Py_ssize_t M, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
-                           Py_ssize_t lddst) noexcept nogil:
+cdef inline void add_rows(Py_ssize_t K, Py_ssize_t N, const real* d, Py_ssize_t ldd, real* sums) noexcept nogil:
     if real is float:
-        f32.transpose(M, N, src, ldsrc, dst, lddst)
+        f32.add_rows(K, N, d, ldd, sums)
     else:
-        f64.transpose(M, N, src, ldsrc, dst, lddst)
+        f64.add_rows(K, N, d, ldd, sums)
 
 
-cdef inline void rnn_step(Py_ssize_t n, Py_ssize_t U, int relu, const real* z, Py_ssize_t ldz, const real* x,
+cdef inline void rnn_step(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const real* z, Py_ssize_t ldz, const real* x,
                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
                           const real* w, real* h, Py_ssize_t ldh) noexcept nogil:
     if real is float:
-        f32.rnn_step(n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
+        f32.rnn_step(turn, n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
     else:
-        f64.rnn_step(n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
+        f64.rnn_step(turn, n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
 
 
-cdef inline void lstm_step(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
+cdef inline void lstm_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
                            Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
                            const real* w, real* c, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
     if real is float:
-        f32.lstm_step(n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
+        f32.lstm_step(turn, n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
     else:
-        f64.lstm_step(n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
+        f64.lstm_step(turn, n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
 
 
-cdef inline void gru_step(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* b_hn,
+cdef inline void gru_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* b_hn,
                           const real* x, Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev,
                           Py_ssize_t u0, const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
     if real is float:
-        f32.gru_step(n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
+        f32.gru_step(turn, n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
     else:
-        f64.gru_step(n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
+        f64.gru_step(turn, n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
 
 
-cdef inline void gru_gates(Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
+cdef inline void gru_gates(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
                            Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* w, real* rz,
                            real* rh) noexcept nogil:
     if real is float:
-        f32.gru_gates(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
+        f32.gru_gates(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
     else:
-        f64.gru_gates(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
+        f64.gru_gates(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
 
 
-cdef inline void gru_reset(Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
+cdef inline void gru_reset(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
                            Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* rh, const real* rz,
                            const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
     if real is float:
-        f32.gru_reset(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+        f32.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
     else:
-        f64.gru_reset(n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+        f64.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
 
 
 cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh, const real* dh,

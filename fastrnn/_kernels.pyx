@@ -4,6 +4,7 @@
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
+from libc.string cimport memmove
 
 
 def instruction_sets():
@@ -86,13 +87,61 @@ cdef void* address(object array, bint writable=False) except? NULL:
     return at
 
 
+# ---- workspaces ---------------------------------------------------------------------------------------------------------
+
+# A page that the system hands out costs microseconds, so a pass that took its workspaces from it anew would spend half
+# of its time there. A few blocks are kept instead, the oldest going first.
+cdef enum:
+    SPARES = 32
+    SPARE_BYTES = 64 << 20
+
+cdef Block spares[SPARES]
+cdef int n_spares = 0
+cdef Py_ssize_t spare_bytes = 0
+
+
+cdef Block pop_spare(int i) noexcept:
+    global n_spares, spare_bytes
+    cdef Block found = spares[i]
+    n_spares -= 1
+    spare_bytes -= found.room
+    memmove(&spares[i], &spares[i + 1], (n_spares - i) * sizeof(Block))
+    return found
+
+
+cdef Block new_block(Py_ssize_t size) except *:
+    """A spare block at least this large but not wastefully so, else a new one."""
+    cdef int i, best = -1
+    cdef Block block
+    for i in range(n_spares):
+        if size <= spares[i].room <= 2 * size + 4096 and (best < 0 or spares[i].room < spares[best].room):
+            best = i
+    if best >= 0:
+        return pop_spare(best)
+    block.start, block.room = PyMem_RawMalloc(size + 64), size
+    if block.start is NULL:
+        raise MemoryError(f"no memory for a workspace of {size} bytes")
+    return block
+
+
+cdef void drop_block(Block block) noexcept:
+    global n_spares, spare_bytes
+    if block.room > SPARE_BYTES // 2:
+        PyMem_RawFree(block.start)
+        return
+    while n_spares == SPARES or (n_spares and spare_bytes + block.room > SPARE_BYTES):
+        PyMem_RawFree(pop_spare(0).start)
+    spares[n_spares] = block
+    n_spares += 1
+    spare_bytes += block.room
+
+
 cdef class Memory:
     def __cinit__(self, Py_ssize_t size):
         self.size = size
-        self.block = PyMem_RawMalloc(size + 64)
-        if self.block is NULL:
-            raise MemoryError(f"no memory for a workspace of {size} bytes")
-        self.at = <char*>((<uintptr_t>self.block + 63) // 64 * 64)
+        self.block = new_block(size)
+        self.at = <char*>((<uintptr_t>self.block.start + 63) // 64 * 64)
 
     def __dealloc__(self):
-        PyMem_RawFree(self.block)
+        if self.block.start is not NULL:
+            drop_block(self.block)

@@ -12,7 +12,6 @@ from fastrnn._unroll cimport (
     BackJob,
     Job,
     Packed,
-    Product,
     add_gathered,
     at_work,
     before,
@@ -33,8 +32,6 @@ from fastrnn._unroll cimport (
 )
 
 from libc.string cimport memcpy
-
-from fastrnn._records import Grads
 
 
 def pack(call):
@@ -76,10 +73,10 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) n
             if j.tape != NULL:
                 tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
             if j.w_hr == NULL:
-                lstm_step(n, H, H, z, 4 * H, <const real*>NULL, 0, 0, h_prev, ldp, P, <const real*>j.w_hh, c, h, ldh,
+                lstm_step(<int>s, n, H, H, z, 4 * H, <const real*>NULL, 0, 0, h_prev, ldp, P, <const real*>j.w_hh, c, h, ldh,
                           tape)
             else:
-                lstm_step(n, H, H, z, 4 * H, <const real*>NULL, 0, 0, h_prev, ldp, P, <const real*>j.w_hh, c, hidden,
+                lstm_step(<int>s, n, H, H, z, 4 * H, <const real*>NULL, 0, 0, h_prev, ldp, P, <const real*>j.w_hh, c, hidden,
                           H, tape)
                 gemm(n, P, H, hidden, H, <const real*>j.w_hr, <const real*>NULL, 0, h, ldh)
             if not j.q.direct:
@@ -169,21 +166,14 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef BackJob* j = &b.j
     w_ih, w_hh = packed_columns(call.w_ih, 4 * H, I, False), packed_columns(call.w_hh, 4 * H, P, False)
     j.w_ih, j.w_hh = w_ih.at, w_hh.at
-    cdef Product* from_x = b.product(j.x_rows, I, I, j.dz, 4 * H, 4 * H, True)
-    cdef Product* from_h = b.product(j.h_rows, P, P, j.dz, 4 * H, 4 * H, False)
-    cdef Product* from_hidden = NULL
+    b.product(j.dz, 4 * H, 4 * H, j.x_rows, b.grads.w_ih, 0)
+    b.product(j.dz, 4 * H, 4 * H, j.h_rows, b.grads.w_hh, 0)
     if call.w_hr is not None:
         w_hr = packed_columns(call.w_hr, P, H, False)
         j.w_hr = w_hr.at
         j.dh_rows, j.hidden = b.block(b.chunk_rows() * P), b.block(b.chunk_rows() * H)
-        from_hidden = b.product(j.hidden, H, H, j.dh_rows, P, P, False)
+        b.product(j.dh_rows, P, P, j.hidden, b.grads.w_hr, 0)
     b.run(backward_task)
-    grads = Grads(b.x, b.weight("w_ih", call.w_ih), b.weight("w_hh", call.w_hh), b.weight("b_ih", call.b_ih),
-                  b.weight("b_hh", call.b_hh), None, None, b.weight("w_hr", call.w_hr))
-    b.give_weight(from_x, 0, grads.w_ih, 0, 4 * H)
-    b.give_weight(from_h, 0, grads.w_hh, 0, 4 * H)
-    b.give_bias(from_x, 0, grads.b_ih, 0, 4 * H)
-    b.give_bias(from_x, 0, grads.b_hh, 0, 4 * H)
-    if from_hidden != NULL:
-        b.give_weight(from_hidden, 0, grads.w_hr, 0, P)
-    return b.states(grads)
+    b.bias(b.grads.b_ih, 0, 0, 4 * H)
+    b.bias(b.grads.b_hh, 0, 0, 4 * H)
+    return b.finished()

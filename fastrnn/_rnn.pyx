@@ -11,7 +11,6 @@ from fastrnn._unroll cimport (
     BackJob,
     Job,
     Packed,
-    Product,
     add_gathered,
     at_work,
     before,
@@ -29,8 +28,6 @@ from fastrnn._unroll cimport (
     summed,
     weight_gradients,
 )
-
-from fastrnn._records import Grads
 
 
 def pack(call):
@@ -65,7 +62,7 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) n
                 h, ldh = <real*>j.out.data + offset(&j.out, &j.q, s, r0), j.out.row
             else:
                 h = turn + (s & 1) * (r1 - r0) * H
-            rnn_step(n, H, j.variant, z, H, <const real*>NULL, 0, 0, h_prev, ldp, H, <const real*>j.w_hh, h, ldh)
+            rnn_step(<int>s, n, H, j.variant, z, H, <const real*>NULL, 0, 0, h_prev, ldp, H, <const real*>j.w_hh, h, ldh)
             if not j.q.direct:
                 scatter(&j.out, &j.q, H, s, r0, n, h)
             h_prev, ldp = h, ldh
@@ -143,13 +140,9 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef BackJob* j = &b.j
     w_ih, w_hh = packed_columns(call.w_ih, H, I, False), packed_columns(call.w_hh, H, H, False)
     j.w_ih, j.w_hh = w_ih.at, w_hh.at
-    cdef Product* from_x = b.product(j.x_rows, I, I, j.dz, H, H, True)
-    cdef Product* from_h = b.product(j.h_rows, H, H, j.dz, H, H, False)
+    b.product(j.dz, H, H, j.x_rows, b.grads.w_ih, 0)
+    b.product(j.dz, H, H, j.h_rows, b.grads.w_hh, 0)
     b.run(backward_task)
-    grads = Grads(b.x, b.weight("w_ih", call.w_ih), b.weight("w_hh", call.w_hh), b.weight("b_ih", call.b_ih),
-                  b.weight("b_hh", call.b_hh), None)
-    b.give_weight(from_x, 0, grads.w_ih, 0, H)
-    b.give_weight(from_h, 0, grads.w_hh, 0, H)
-    b.give_bias(from_x, 0, grads.b_ih, 0, H)
-    b.give_bias(from_x, 0, grads.b_hh, 0, H)
-    return b.states(grads)
+    b.bias(b.grads.b_ih, 0, 0, H)
+    b.bias(b.grads.b_hh, 0, 0, H)
+    return b.finished()

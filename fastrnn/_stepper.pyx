@@ -52,7 +52,7 @@ cdef struct Layer:
     const void* b_hn
 
 
-cdef void advance(Cell cell, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Layer* l, const real* x, const real* h_prev,
+cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Layer* l, const real* x, const real* h_prev,
                   real* h, real* c, real* scratch) noexcept nogil:
     """One step of one layer. scratch: 3 B H elements."""
     cdef Py_ssize_t I = l.I
@@ -60,16 +60,16 @@ cdef void advance(Cell cell, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Lay
     cdef const real* bias = <const real*>l.bias
     cdef real* tape = NULL
     if cell == RNN_TANH or cell == RNN_RELU:
-        rnn_step(B, H, cell == RNN_RELU, bias, 0, x, I, I, h_prev, H, H, w, h, H)
+        rnn_step(turn, B, H, cell == RNN_RELU, bias, 0, x, I, I, h_prev, H, H, w, h, H)
     elif cell == GRU_AFTER:
-        gru_step(B, H, H, bias, 0, <const real*>l.b_hn, x, I, I, h_prev, H, 0, w, h, H, tape)
+        gru_step(turn, B, H, H, bias, 0, <const real*>l.b_hn, x, I, I, h_prev, H, 0, w, h, H, tape)
     elif cell == GRU_BEFORE:
-        gru_gates(B, H, bias, 0, x, I, I, h_prev, H, w, scratch, scratch + 2 * B * H)
-        gru_reset(B, H, bias, 0, x, I, I, h_prev, H, scratch + 2 * B * H, scratch, <const real*>l.w_n, h, H, tape)
+        gru_gates(turn, B, H, bias, 0, x, I, I, h_prev, H, w, scratch, scratch + 2 * B * H)
+        gru_reset(turn, B, H, bias, 0, x, I, I, h_prev, H, scratch + 2 * B * H, scratch, <const real*>l.w_n, h, H, tape)
     elif l.w_hr == NULL:
-        lstm_step(B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, h, P, tape)
+        lstm_step(turn, B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, h, P, tape)
     else:
-        lstm_step(B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, scratch, H, tape)
+        lstm_step(turn, B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, scratch, H, tape)
         gemm(B, P, H, scratch, H, <const real*>l.w_hr, <const real*>NULL, 0, h, P)
 
 
@@ -168,7 +168,7 @@ cdef class Stepper:
         cdef real* c = <real*>self.cells.at
         cdef unsigned long saved = flush()
         for l in range(self.L):
-            advance(self.cell, B, self.H, self.P, &self.layers[l], x, h_prev, h, c, <real*>self.scratch.at)
+            advance(self.cell, <int>self.turn, B, self.H, self.P, &self.layers[l], x, h_prev, h, c, <real*>self.scratch.at)
             x = h
             h += size
             h_prev += size
@@ -205,7 +205,7 @@ cdef class Stepper:
             PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags)
         except (BufferError, ValueError):
             return False
-        if (view.format[0] == (b"d" if self.wide else b"f") and view.format[1] == 0 and view.ndim >= 1
+        if (view.format[0] == (c"d" if self.wide else c"f") and view.format[1] == 0 and view.ndim >= 1
                 and view.shape[view.ndim - 1] == width
                 and (view.ndim == 2 and view.shape[0] == self.B or view.ndim == 1 and self.B == 1)):
             return True

@@ -8,7 +8,7 @@ The caller's own arrays are Views; everything else is laid out row after row, st
 T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows of all steps, K rows of a chunk.
 """
 
-from fastrnn._kernels cimport Memory, add, frnn_task, gemm, outer, padded, real
+from fastrnn._kernels cimport Memory, add, add_rows, frnn_task, gemm, outer, real
 
 from libc.string cimport memcpy
 
@@ -48,13 +48,12 @@ cdef struct Job:  # a forward pass
     char* work
 
 
-cdef struct Product:  # one weight gradient: acc (M, padded N) += a (K, M)^T d (K, N), for each chunk
-    void* a
-    Py_ssize_t lda, M
-    void* d
-    Py_ssize_t ldd, N
-    void* acc
-    void* sums
+cdef struct Product:  # one weight gradient, or some rows of it: w (M, N) += dz^T rows, dz (K, M), rows (K, N), each chunk
+    Py_ssize_t M, N
+    const void* dz
+    Py_ssize_t ld
+    const void* rows
+    void* w
 
 
 cdef struct BackJob:  # a backward pass
@@ -79,7 +78,8 @@ cdef struct BackJob:  # a backward pass
     void* dz
     void* dh_rows              # with a projection: dh (K, P) and o tanh(c) (K, H)
     void* hidden
-    Product products[3]
+    void* sums                 # of the rows of dz: the gradients of the biases
+    Product products[4]
     int n_products
     Py_ssize_t work_each
     char* work
@@ -195,16 +195,17 @@ cdef inline void gather_previous(const BackJob* j, Py_ssize_t s, Py_ssize_t r0, 
 
 cdef inline void weight_gradients(BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
                                   real* work) noexcept nogil:
-    """This part's share of the products of one chunk: whole columns, so that every sum keeps its order."""
-    cdef Py_ssize_t K = before(&j.q, s1) - before(&j.q, s0), n0, n1
+    """This part's share of the products of one chunk: whole sums, so that each of them keeps its order."""
+    cdef Py_ssize_t K = before(&j.q, s1) - before(&j.q, s0), m0, m1
     cdef Product* p
     cdef int i
     for i in range(j.n_products):
         p = &j.products[i]
-        columns_of(p.N, sizeof(real), part, parts, &n0, &n1)
-        if n1 > n0:
-            outer(K, p.M, n1 - n0, <const real*>p.a, p.lda, <const real*>p.d + n0, p.ldd, <real*>p.acc + n0,
-                  padded(p.N, sizeof(real)), <real*>p.sums + n0 if p.sums != NULL else <real*>NULL, work)
+        m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
+        outer(K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, <const real*>p.rows, p.N, <real*>p.w + m0 * p.N, p.N,
+              work)
+    m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
+    add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
 
 
 cdef inline void input_gradients(BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t columns,
@@ -225,10 +226,6 @@ cdef inline void input_gradients(BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
             r = k + o - before(&j.q, s)
             scatter(&j.dx, &j.q, j.I, s, r, 1, work + (k - k0) * j.I)
             k += 1
-
-
-cdef void columns_of(Py_ssize_t N, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* n0,
-                     Py_ssize_t* n1) noexcept nogil
 
 
 # ---- from Python to a job and back -------------------------------------------------------------------------------------
@@ -252,14 +249,11 @@ cdef class Backward:
     """One backward pass: the job, and everything its pointers point to."""
 
     cdef BackJob j
-    cdef object call, keep, x, h0, c0, into
-    cdef readonly Py_ssize_t itemsize
+    cdef object call, keep, grads
+    cdef Py_ssize_t itemsize
     cdef Py_ssize_t chunk_rows(self)
-    cdef void* block(self, Py_ssize_t n, bint zero=*) except NULL
-    cdef Product* product(self, void* a, Py_ssize_t lda, Py_ssize_t M, void* d, Py_ssize_t ldd, Py_ssize_t N,
-                          bint sums) except NULL
+    cdef void* block(self, Py_ssize_t n) except NULL
+    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *
     cdef void run(self, frnn_task task) except *
-    cdef object weight(self, str name, object like)
-    cdef void give_weight(self, Product* p, Py_ssize_t first, object to, Py_ssize_t row, Py_ssize_t rows) except *
-    cdef void give_bias(self, Product* p, Py_ssize_t first, object to, Py_ssize_t row, Py_ssize_t rows) except *
-    cdef object states(self, object grads)
+    cdef object finished(self)
+    cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *

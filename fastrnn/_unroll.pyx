@@ -14,7 +14,6 @@ from fastrnn._kernels cimport (
     padded,
     real,
     run,
-    transpose,
 )
 
 from libc.string cimport memcpy, memset
@@ -22,6 +21,8 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from fastrnn._records import Grads
+
+WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 cdef int threads = 1
 
@@ -35,6 +36,13 @@ cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it b
 def set_threads(int n):
     global threads
     threads = n
+
+
+def set_shared_flops(double flops):
+    """From how many flops on a call's work is shared out; the value before. For tests and benchmarks."""
+    global SHARED_FLOPS
+    before, SHARED_FLOPS = SHARED_FLOPS, flops
+    return before
 
 
 # ---- sharing work out ---------------------------------------------------------------------------------------------------
@@ -61,14 +69,6 @@ cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize
     """The ranks r0..r1-1 of a part."""
     r0[0] = cut(q, part, parts) if part > 0 else 0
     r1[0] = cut(q, part + 1, parts) if part + 1 < parts else q.B
-
-
-cdef void columns_of(Py_ssize_t N, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* n0,
-                     Py_ssize_t* n1) noexcept nogil:
-    """The columns n0..n1-1 of a part: whole panels."""
-    cdef Py_ssize_t panel = 4 * lanes(itemsize), panels = (N + panel - 1) // panel
-    n0[0] = min(panels * part // parts * panel, N)
-    n1[0] = min(panels * (part + 1) // parts * panel, N)
 
 
 # ---- arrays to views and packed weights ---------------------------------------------------------------------------------
@@ -185,12 +185,13 @@ cdef tuple run_forward(object call, bint training, object out, Packed w, frnn_ta
     h0 = by_rank(call, call.h0, j.P)
     c0 = by_rank(call, call.c0, j.H) if call.cell == "lstm" else None
     c = None if c0 is None else c0.copy() if training else c0
-    tape = np.empty((j.q.R, tape_parts * j.H), call.dtype) if training else None
+    tape = Memory(j.q.R * tape_parts * j.H * size) if training else None
     if j.q.R > 0:
         if w.lanes != lanes(size):
             raise RuntimeError("packed weights: made for another instruction set")
         j.x, j.out = view_of(call.x), view_of(out, True)
-        j.h0, j.c, j.tape, j.tape_width = address(h0), address(c, True), address(tape, True), tape_parts * j.H
+        j.h0, j.c, j.tape_width = address(h0), address(c, True), tape_parts * j.H
+        j.tape = NULL if tape is None else (<Memory>tape).at
         j.w_ih, j.w_hh, j.bias = w.w_ih.at, w.w_hh.at, w.bias.at
         j.w_hr = NULL if w.w_hr is None else w.w_hr.at
         j.w_hn = NULL if w.w_hn is None else w.w_hn.at
@@ -204,7 +205,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w, frnn_ta
         with nogil:
             run(task, &j, parts)
     h_n = final_h(call, out, h0)
-    return out, h_n, None if c is None else by_row(call, c), (tape, h0, c0) if training else None
+    return out, h_n, None if c is None else by_row(call, c), (tape, tape_parts * j.H, h0, c0) if training else None
 
 
 cdef final_h(object call, object out, object h0):
@@ -224,86 +225,75 @@ cdef final_h(object call, object out, object h0):
 # ---- backward -----------------------------------------------------------------------------------------------------------
 
 
+cdef new_weights(object call, object into):
+    """Arrays for the gradients of the weights, None where there is none: those of `into` or new ones."""
+    if into is not None:
+        return {name: getattr(into, name) for name in WEIGHTS}
+    given = {name: getattr(call, name) for name in WEIGHTS}
+    return {name: None if w is None else np.empty_like(w) for name, w in given.items()}
+
+
 cdef class Backward:
     def __cinit__(self, tape, grad_out, grad_h_n, grad_c_n, into, Py_ssize_t width):
         cdef BackJob* j = &self.j
-        cdef Py_ssize_t K
-        call = tape.call
-        saved, h0, c0 = tape.saved
-        self.call, self.into, self.keep = call, into, [tape]
-        self.itemsize = call.dtype.itemsize
         memset(j, 0, sizeof(BackJob))
+        call = tape.call
+        saved, j.tape_width, h0, c0 = tape.saved
+        self.call, self.keep = call, [tape, grad_out]
+        self.itemsize = call.dtype.itemsize
         j.q = sequence_of(call)
         j.wide = self.itemsize == 8
         j.variant = call.variant in ("relu", "reset_before")
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.G = call.w_hh.shape[0] // j.H
-        self.x = (np.empty if call.ragged is None else np.zeros)((j.q.T, j.q.B, j.I), call.dtype)
-        self.h0 = by_rank(call, grad_h_n, j.P)
-        self.c0 = None if c0 is None else by_rank(call, grad_c_n, j.H)
-        self.keep.append(grad_out)
-        j.x, j.out, j.dx, j.grad_out = view_of(call.x), view_of(tape.out), view_of(self.x, True), view_of(grad_out)
-        j.tape, j.tape_width = address(saved), saved.shape[1]
-        j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(self.h0, True), address(self.c0, True)
+        x = (np.empty if call.ragged is None else np.zeros)((j.q.T, j.q.B, j.I), call.dtype)
+        dh, dc = by_rank(call, grad_h_n, j.P), None if c0 is None else by_rank(call, grad_c_n, j.H)
+        self.grads = Grads(x, h0=dh, c0=dc, **new_weights(call, into))
+        j.x, j.out, j.dx, j.grad_out = view_of(call.x), view_of(tape.out), view_of(x, True), view_of(grad_out)
+        j.tape = (<Memory>saved).at
+        j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)
         j.steps = max(BACK_ROWS // max(j.q.B, 1), 1)
-        K = self.chunk_rows()
-        j.x_rows, j.h_rows, j.dz = self.block(K * j.I), self.block(K * j.P), self.block(K * width)
+        j.x_rows, j.h_rows = self.block(self.chunk_rows() * j.I), self.block(self.chunk_rows() * j.P)
+        j.dz, j.sums = self.block(self.chunk_rows() * width), self.block(width)
+        memset(j.sums, 0, width * self.itemsize)
 
     cdef Py_ssize_t chunk_rows(self):
         return min(self.j.steps * self.j.q.B, self.j.q.R)
 
-    cdef void* block(self, Py_ssize_t n, bint zero=False) except NULL:
+    cdef void* block(self, Py_ssize_t n) except NULL:
         """n elements that live as long as this pass."""
         memory = Memory(n * self.itemsize)
         self.keep.append(memory)
-        if zero:
-            memset((<Memory>memory).at, 0, n * self.itemsize)
         return (<Memory>memory).at
 
-    cdef Product* product(self, void* a, Py_ssize_t lda, Py_ssize_t M, void* d, Py_ssize_t ldd, Py_ssize_t N,
-                          bint sums) except NULL:
+    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *:
+        """w[row:row+M] will be dz^T rows, summed over all steps."""
         cdef Product* p = &self.j.products[self.j.n_products]
-        cdef Py_ssize_t width = padded(N, self.itemsize)
-        p.a, p.lda, p.M, p.d, p.ldd, p.N = a, lda, M, d, ldd, N
-        p.acc = self.block(M * width, True)
-        p.sums = self.block(width, True) if sums else NULL
+        p.M, p.N, p.dz, p.ld, p.rows = M, w.shape[1], dz, ld, rows
+        p.w = <char*>address(w, True) + row * p.N * self.itemsize
+        memset(p.w, 0, M * p.N * self.itemsize)
         self.j.n_products += 1
-        return p
 
     cdef void run(self, frnn_task task) except *:
         cdef BackJob* j = &self.j
-        cdef Py_ssize_t K = self.chunk_rows()
         cdef int parts = parts_for(j.q.B, 6.0 * j.q.R * j.G * j.H * (j.I + j.P))
         if j.q.R == 0:
             return
-        j.work_each = K * max(4 * lanes(self.itemsize), j.I) + j.q.B * j.H
+        j.work_each = self.chunk_rows() * max(4 * lanes(self.itemsize), j.I) + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)
         with nogil:
             run(task, j, parts)
 
-    cdef object weight(self, str name, object like):
-        """The array for a weight's gradient."""
-        if like is None:
-            return None
-        return np.empty_like(like) if self.into is None else getattr(self.into, name)
+    cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
+        """b[row:row+n] becomes the sums of dz's columns from `column` on."""
+        if b is not None:
+            memcpy(<char*>address(b, True) + row * self.itemsize, <char*>self.j.sums + column * self.itemsize,
+                   n * self.itemsize)
 
-    cdef void give_weight(self, Product* p, Py_ssize_t first, object to, Py_ssize_t row, Py_ssize_t rows) except *:
-        """to[row:row+rows] = acc[:, first:first+rows]^T."""
-        cdef char* at = <char*>address(to, True) + row * p.M * self.itemsize
-        cdef Py_ssize_t ld = padded(p.N, self.itemsize)
-        if self.itemsize == 4:
-            transpose(p.M, rows, <const float*>p.acc + first, ld, <float*>at, p.M)
-        else:
-            transpose(p.M, rows, <const double*>p.acc + first, ld, <double*>at, p.M)
-
-    cdef void give_bias(self, Product* p, Py_ssize_t first, object to, Py_ssize_t row, Py_ssize_t rows) except *:
-        """to[row:row+rows] = sums[first:first+rows]."""
-        if to is not None:
-            memcpy(<char*>address(to, True) + row * self.itemsize, <char*>p.sums + first * self.itemsize,
-                   rows * self.itemsize)
-
-    cdef object states(self, object grads):
-        """The gradients of the initial states, in the caller's order."""
-        grads.h0 = by_row(self.call, self.h0)
-        grads.c0 = None if self.c0 is None else by_row(self.call, self.c0)
+    cdef object finished(self):
+        """The gradients, the states' in the caller's order."""
+        grads = self.grads
+        grads.h0 = by_row(self.call, grads.h0)
+        if grads.c0 is not None:
+            grads.c0 = by_row(self.call, grads.c0)
         return grads

@@ -16,6 +16,8 @@ from typing import Any
 
 import fastrnn
 
+from .config import MOST_THREADS
+
 CHAPTERS = """chapters:
   1  one network by hand, its arithmetic step by step
   2  the same network learned by backpropagation through time
@@ -54,7 +56,7 @@ def progress(items: Iterable[Any], text: str) -> Iterable[Any]:
         from tqdm import tqdm
     except ImportError:
         return items
-    return tqdm(items, desc=text, leave=False, disable=None)  # None: only on a terminal
+    return tqdm(items, desc=text, leave=False, delay=1, disable=None)  # None: only on a terminal
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -62,7 +64,8 @@ def demo(args: argparse.Namespace) -> int:
     try:
         from . import demo as chapters
     except ModuleNotFoundError as problem:
-        raise ImportError(f'the demo needs {problem.name}: pip install "fastrnn[demo]"') from None
+        package = str(problem.name).partition(".")[0]
+        raise ImportError(f'the demo needs {package}: pip install "fastrnn[demo]"') from None
     chapters.run(args.out, args.chapters, progress)
     return 0
 
@@ -99,8 +102,8 @@ def chapter_list(text: str) -> list[int]:
 
 def count(text: str) -> int:
     """A number of threads."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs an integer >= 1, got {text!r}")
+    if text not in map(str, range(1, MOST_THREADS + 1)):
+        raise argparse.ArgumentTypeError(f"needs an integer in 1..{MOST_THREADS}, got {text!r}")
     return int(text)
 
 

@@ -241,8 +241,8 @@ class Layer:
 
     def _bind(self, flat: np.ndarray) -> None:
         self._flat = flat
-        self.params = self._views(flat)
-        self._weights = self._weights_of(self.params)
+        self._params = self._views(flat)
+        self._weights = self._weights_of(self._params)
 
     @property
     def flat_params(self) -> np.ndarray:
@@ -252,6 +252,11 @@ class Layer:
     @flat_params.setter
     def flat_params(self, values: np.ndarray) -> None:
         self._flat[...] = values
+
+    @property
+    def params(self) -> Views:
+        """The parameters by PyTorch's names, views into ``flat_params``; assigning to a name writes into it."""
+        return self._params
 
     @property
     def variant(self) -> str:
@@ -469,7 +474,7 @@ class Layer:
         save(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("params", "_weights")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_params", "_weights")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

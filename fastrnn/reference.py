@@ -331,6 +331,9 @@ class Stepper:
                 x = h
         out[...] = x
 
+    def feed(self, x: Any, out: Any = None) -> None:
+        """The compiled stepper's way to check and take arrays in one go: None sends them the way of all others."""
+
     def state(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Copies of h (L, B, P) and of c (L, B, H), which is None for RNN and GRU."""
         return self.h.copy(), self.c.copy() if self.c.shape[2] else None

@@ -47,7 +47,7 @@ class Stream:
         ----------
         x : ndarray, shape (B, I), or (I,) for a batch of one
         out : ndarray, shape (B, P), or (P,) where x is (I,); or None
-            C-contiguous, to write the result into.
+            C-contiguous, to write the result into; may be ``x``.
 
         Returns
         -------
@@ -59,12 +59,12 @@ class Stream:
         TypeError, ValueError
             For an argument of the wrong kind, dtype or shape; the state is then unchanged.
         """
+        fed = self._stepper.feed(x, out)
+        if fed is not None:  # plain arrays, just right: checked where that is fastest
+            return fed
         x = _check.step(x, self._dtype, self.batch_size, self._I)
         shape = (*x.shape[:-1], self._P)
-        if out is None:
-            out = np.empty(shape, self._dtype)
-        elif np.may_share_memory(x, _check.room("out", out, self._dtype, shape)):
-            x = x.copy()
+        out = np.empty(shape, self._dtype) if out is None else _check.room("out", out, self._dtype, shape)
         if x.ndim == 1:
             self._stepper(x[None], out[None])
         else:

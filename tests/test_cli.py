@@ -69,8 +69,9 @@ def test_python_m():
         (["demo", "--chapters", "6"], "numbers from 1 to 5 with commas between, got '6'"),
         (["demo", "--chapters", ""], "numbers from 1 to 5"),
         (["demo", "--chapters", "1,,3"], "numbers from 1 to 5"),
-        (["bench", "--threads", "0"], "an integer >= 1, got '0'"),
-        (["bench", "--threads", "two"], "an integer >= 1, got 'two'"),
+        (["bench", "--threads", "0"], "an integer in 1..64, got '0'"),
+        (["bench", "--threads", "two"], "an integer in 1..64, got 'two'"),
+        (["bench", "--threads", "65"], "an integer in 1..64, got '65'"),
         (["bench", "--slow"], "--slow"),
     ],
 )

@@ -73,7 +73,10 @@ def by_hand(layer, x, state, lengths):
     for l in range(layer.num_layers):
         halves = []
         for suffix in ("", "_reverse")[:D]:
-            w = {name: layer.params.get(f"{name}_l{l}{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+            w = {
+                name: layer.params.get(f"{name}_l{l}{suffix}")
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            }
             initial = tuple(part[k] for part in parts(state))
             options = {"lengths": lengths, "reverse": bool(suffix)}
             if layer.cell == "lstm":
@@ -248,7 +251,11 @@ def test_gradients_of_part_of_the_results():
     x, state = arguments(layer)
     out, (h, c), tape = layer.forward(x, state, LENGTHS)
     total = layer.backward(tape, out, (h, c)).flat
-    halves = [layer.backward(tape, out), layer.backward(tape, grad_state=(h, None)), layer.backward(tape, None, (None, c))]
+    halves = [
+        layer.backward(tape, out),
+        layer.backward(tape, grad_state=(h, None)),
+        layer.backward(tape, None, (None, c)),
+    ]
     close(sum(grads.flat for grads in halves), total)
     assert not layer.backward(tape).flat.any()
 
@@ -358,6 +365,8 @@ def test_assigning_parameters_writes_into_the_flat_array():
     close(layer(x)[0], np.full((T, B, H), np.tanh(1.0)))
     with pytest.raises(ValueError, match="broadcast"):
         layer.flat_params = np.zeros(3)
+    with pytest.raises(AttributeError, match="params"):
+        layer.params = {}
     with pytest.raises(KeyError, match="bias_hh_l1"):
         layer.params["bias_hh_l1"] = 0
     assert repr(make("rnn", "no-bias").params) == "Views(weight_ih_l0 (6, 3), weight_hh_l0 (6, 6))"
@@ -413,18 +422,21 @@ def test_state_dict_round_trip(kind, stack):
 
 def test_loading_casts_to_the_layer_s_dtype():
     single, double = make("gru", dtype=np.float32), make("gru", seed=9)
+    halves = {name: array.astype(np.float16) for name, array in double.params.items()}
+    single.load_state_dict(halves)
+    assert all(np.array_equal(single.params[name], half) for name, half in halves.items())
     double.flat_params[0] = 1e300
     single.load_state_dict(double.state_dict())
     assert single.flat_params[0] == np.inf and single.flat_params.dtype == np.float32
     assert np.array_equal(single.flat_params[1:], double.flat_params[1:].astype(np.float32))
-    double.load_state_dict({name: array.astype(np.float16) for name, array in double.params.items()})
-    assert np.array_equal(double.flat_params, double.flat_params.astype(np.float16))
 
 
 def test_loading_reads_before_it_writes():
     layer = RNN(H, H, seed=0)
     before = layer.state_dict()
-    layer.load_state_dict({**layer.params, "weight_ih_l0": layer.params["weight_hh_l0"], "weight_hh_l0": layer.params["weight_ih_l0"]})
+    layer.load_state_dict(
+        {**layer.params, "weight_ih_l0": layer.params["weight_hh_l0"], "weight_hh_l0": layer.params["weight_ih_l0"]}
+    )
     assert np.array_equal(layer.params["weight_ih_l0"], before["weight_hh_l0"])
     assert np.array_equal(layer.params["weight_hh_l0"], before["weight_ih_l0"])
 
@@ -436,9 +448,17 @@ def test_loading_reads_before_it_writes():
         ({"bias_hh_l0": np.zeros(H, int)}, TypeError, r"state_dict\['bias_hh_l0'\]: .*got ndarray of dtype int64"),
         ({"bias_hh_l0": np.zeros(H, complex)}, TypeError, r"state_dict\['bias_hh_l0'\]: .*of dtype complex128"),
         ({"bias_hh_l0": np.ma.zeros(H)}, TypeError, r"state_dict\['bias_hh_l0'\]: .*got MaskedArray"),
-        ({"bias_hh_l0": [[1.0], [1.0, 2.0]]}, TypeError, r"state_dict\['bias_hh_l0'\]: needs an array of floats, got list"),
+        (
+            {"bias_hh_l0": [[1.0], [1.0, 2.0]]},
+            TypeError,
+            r"state_dict\['bias_hh_l0'\]: needs an array of floats, got list",
+        ),
         ({"bias_hh_l0": np.zeros(H + 1)}, ValueError, r"state_dict\['bias_hh_l0'\]: needs shape \(6,\), got \(7,\)"),
-        ({"weight_hh_l0": np.zeros(H * H)}, ValueError, r"state_dict\['weight_hh_l0'\]: needs shape \(6, 6\), got \(36,\)"),
+        (
+            {"weight_hh_l0": np.zeros(H * H)},
+            ValueError,
+            r"state_dict\['weight_hh_l0'\]: needs shape \(6, 6\), got \(36,\)",
+        ),
         ({"bias_hh_l1": np.zeros(H)}, ValueError, r"state_dict: needs no entry 'bias_hh_l1'"),
         ({7: np.zeros(H)}, ValueError, r"state_dict: needs no entry 7"),
     ],
@@ -510,14 +530,39 @@ def zeros(*shape, dtype=np.float64):
         ("rnn", [zeros(T, B, I, dtype=np.float32)], TypeError, "x: needs dtype float64 like the layer, got float32"),
         ("rnn", [zeros(T, B, I, dtype=int)], TypeError, "x: needs dtype float32 or float64, got int64"),
         ("rnn", [np.ma.zeros((T, B, I))], TypeError, "x: needs a plain array, got a masked one"),
-        ("rnn", [zeros(T, B, I + 1)], ValueError, r"x: needs shape \(T, B, I\) or \(T, I\) with I = 3, got \(5, 4, 4\)"),
+        (
+            "rnn",
+            [zeros(T, B, I + 1)],
+            ValueError,
+            r"x: needs shape \(T, B, I\) or \(T, I\) with I = 3, got \(5, 4, 4\)",
+        ),
         ("rnn", [zeros(I)], ValueError, r"x: needs shape \(T, B, I\) or \(T, I\) with I = 3, got \(3,\)"),
-        ("rnn", [zeros(T, B, I), zeros(2, 3, H)], ValueError, r"state: needs shape \(L\*D, B, P\) = \(2, 4, 6\), got \(2, 3, 6\)"),
+        (
+            "rnn",
+            [zeros(T, B, I), zeros(2, 3, H)],
+            ValueError,
+            r"state: needs shape \(L\*D, B, P\) = \(2, 4, 6\), got \(2, 3, 6\)",
+        ),
         ("rnn", [zeros(T, B, I), (zeros(2, B, H),) * 2], ValueError, r"state: needs shape .* got \(2, 2, 4, 6\)"),
-        ("gru", [zeros(T, B, I), zeros(2, B, H, dtype=np.float32)], TypeError, "state: needs dtype float64 like the layer"),
+        (
+            "gru",
+            [zeros(T, B, I), zeros(2, B, H, dtype=np.float32)],
+            TypeError,
+            "state: needs dtype float64 like the layer",
+        ),
         ("lstm", [zeros(T, B, I), zeros(2, B, H)], TypeError, r"state: needs a pair \(h, c\) or None"),
-        ("lstm", [zeros(T, B, I), (None, zeros(2, H))], ValueError, r"state\[1\]: needs shape \(L\*D, B, H\) = \(2, 4, 6\)"),
-        ("projected", [zeros(T, B, I), (zeros(2, B, H), None)], ValueError, r"state\[0\]: needs shape \(L\*D, B, P\) = \(2, 4, 2\)"),
+        (
+            "lstm",
+            [zeros(T, B, I), (None, zeros(2, H))],
+            ValueError,
+            r"state\[1\]: needs shape \(L\*D, B, H\) = \(2, 4, 6\)",
+        ),
+        (
+            "projected",
+            [zeros(T, B, I), (zeros(2, B, H), None)],
+            ValueError,
+            r"state\[0\]: needs shape \(L\*D, B, P\) = \(2, 4, 2\)",
+        ),
         ("rnn", [zeros(T, B, I), None, [1, 2]], ValueError, r"lengths: needs shape \(B,\) = \(4,\), got \(2,\)"),
         ("rnn", [zeros(T, B, I), None, [1, 2, 3, 6]], ValueError, r"lengths: needs values in 0..T = 0..5, got 1..6"),
         ("rnn", [zeros(T, B, I), None, [1.0, 2, 3, 4]], TypeError, "lengths: needs integers, got dtype float64"),
@@ -560,7 +605,9 @@ def test_backward_wants_its_own_tape():
 
 
 @each_kind
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"]
+)
 def test_copies_are_whole_and_independent(kind, copied):
     layer = make(kind, "both", dropout=0.5)
     twin = copied(layer)
@@ -577,7 +624,10 @@ def test_copies_are_whole_and_independent(kind, copied):
 
 def test_repr_is_torch_s():
     assert repr(LSTM(8, 16)) == "LSTM(8, 16)"
-    assert repr(RNN(8, 16, 2, nonlinearity="relu", bias=False)) == "RNN(8, 16, num_layers=2, nonlinearity=relu, bias=False)"
+    assert (
+        repr(RNN(8, 16, 2, nonlinearity="relu", bias=False))
+        == "RNN(8, 16, num_layers=2, nonlinearity=relu, bias=False)"
+    )
     assert repr(GRU(1, 2, batch_first=True, dropout=0.5, reset_after=False)) == (
         "GRU(1, 2, reset_after=False, batch_first=True, dropout=0.5)"
     )

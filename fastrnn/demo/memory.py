@@ -112,8 +112,8 @@ def run(report: Report, progress: Progress) -> Flows:
     report.plot(
         draw_scalar(scalar), "3-one-unit.png", "Gradient flow through one linear unit, for five recurrent weights"
     )
-    norms = ", ".join(f"w = {weight:g}: {norms[0]:.1e}" for weight, norms in scalar.items())
-    report.finding(f"one unit, gradient at step 1 of {T}: {norms}")
+    firsts = ", ".join(f"w = {weight:g}: {norms[0]:.1e}" for weight, norms in scalar.items())
+    report.finding(f"one unit, gradient at step 1 of {T}: {firsts}")
     report.text(f"""
         Layers of {H} units meet the same fate by their matrices. Here are three, untrained, with PyTorch's random start
         (the LSTM's forget bias at 1), reading {B} sequences of noise; the loss is the sum of the last hidden states.

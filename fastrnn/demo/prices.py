@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Chapter 4: will a stock be low, medium or high next month? Ten real tickers as one ragged batch.
 
-T time steps (months), B tickers, I = 1, H hidden size; M months scored.
+T time steps (months), B tickers, I = 1, H hidden size.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ HIDDEN = 16
 STEPS = 100
 
 
+def terciles(price: np.ndarray) -> np.ndarray:
+    """The two terciles of all prices before each month, from month WARM_UP on, shape (months - WARM_UP, 2)."""
+    return np.array([np.quantile(price[:t], (1 / 3, 2 / 3)) for t in range(WARM_UP, len(price))])
+
+
 def classes(price: np.ndarray) -> np.ndarray:
-    """0, 1, 2 for low, medium, high: each month's price between the terciles of the months before it, from WARM_UP on.
+    """0, 1, 2 for low, medium, high: where each month's price, from month WARM_UP on, is among its terciles.
 
     Month t looks at price[:t] and price[t] alone, so no class knows anything of the future.
     """
-    bounds = [np.quantile(price[:t], (1 / 3, 2 / 3)) for t in range(WARM_UP, len(price))]
-    return np.array([np.searchsorted(b, p) for b, p in zip(bounds, price[WARM_UP:], strict=True)])
+    return (price[WARM_UP:, np.newaxis] > terciles(price)).sum(axis=1)
 
 
 class Batch(NamedTuple):
@@ -126,10 +130,11 @@ def draw(tickers: list[Prices], batch: Batch, scores: dict[str, Score]) -> Figur
     """Left, how one price becomes classes; right, everybody's accuracy."""
     figure, (left, right) = panels(2, width=11, height=4)
     ticker = tickers[0]
-    bounds = np.array([np.quantile(ticker.price[:t], (1 / 3, 2 / 3)) for t in range(WARM_UP, len(ticker.price))])
     month = ticker.month[WARM_UP:].astype("datetime64[D]").astype(object)
     left.plot(month, ticker.price[WARM_UP:], color="black", lw=1.2, label="price")
-    left.fill_between(month, *bounds.T, color=GREY, alpha=0.4, lw=0, label="medium: between past terciles")
+    left.fill_between(
+        month, *terciles(ticker.price).T, color=GREY, alpha=0.4, lw=0, label="medium: between past terciles"
+    )
     left.axvspan(month[batch.train_lengths[0] + 1], month[-1], color=COLOURS["LSTM"], alpha=0.1, lw=0, label="held out")
     left.set(title=f"{ticker.ticker}: low, medium, high", xlabel="month", ylabel="price, US$")
     left.legend(loc="upper left", fontsize=8)

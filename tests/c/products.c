@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT
+ * products.c - packing, products and sums against loops over their definitions in frnn.h, to the bit. */
+#define _GNU_SOURCE
+#include "fence.h"
+
+/* ---- packing ------------------------------------------------------------------------------------------------------- */
+
+static void check_pack_columns(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    for (int i = 0; i < n_sets; i++)
+        for (int transposed = 0; transposed < 2; transposed++) {
+            CHECKING("%s pack_columns N=%td K=%td k0=%td transposed=%d", sets[i].name, N, K, n, transposed);
+            ptrdiff_t VL = sets[i].t->lanes, panel = 4 * VL, K_all = K + n + gap;
+            taken = 0;
+            matrix *w = transposed ? given(N, K, K + gap) : given(K, N, N + gap);
+            matrix *to = blank(K_all * round_up(N, VL), 1, 1);
+            sets[i].t->pack_columns(K, N, transposed, w->at, w->ld, to->at, K_all, n);
+            intact();
+            ptrdiff_t at = 0;
+            for (ptrdiff_t first = 0; first < N; first += panel)
+                for (ptrdiff_t k = 0; k < K_all; k++)
+                    for (ptrdiff_t j = first; j < first + least(panel, round_up(N - first, VL)); j++, at++)
+                        if (k < n || k >= n + K)
+                            equal(to, at, 0, WAS(to, at, 0));
+                        else
+                            equal(to, at, 0, j >= N ? 0 : transposed ? AT(w, j, k - n) : AT(w, k - n, j));
+        }
+}
+
+static void check_pack_gates(ptrdiff_t n, ptrdiff_t H, ptrdiff_t K, ptrdiff_t gap)
+{
+    for (int i = 0; i < n_sets; i++)
+        for (ptrdiff_t G = 2; G <= 4; G++) {
+            ptrdiff_t VL = sets[i].t->lanes, K_all = K + n + gap, first = n % G;
+            CHECKING("%s pack_gates G=%td H=%td K=%td k0=%td first=%td", sets[i].name, G, H, K, n, first);
+            taken = 0;
+            matrix *w = given(G * H, K, K + gap);
+            matrix *to = blank(K_all * G * round_up(H, VL), 1, 1);
+            sets[i].t->pack_gates(G, H, K, (int)first, w->at, w->ld, to->at, K_all, n);
+            intact();
+            ptrdiff_t at = 0;
+            for (ptrdiff_t block = 0; block < H; block += VL)
+                for (ptrdiff_t k = 0; k < K_all; k++)
+                    for (ptrdiff_t g = 0; g < G; g++)
+                        for (ptrdiff_t u = block; u < block + VL; u++, at++)
+                            if (k < n || k >= n + K)
+                                equal(to, at, 0, WAS(to, at, 0));
+                            else
+                                equal(to, at, 0, u >= H ? 0 : AT(w, (first + g) % G * H + u, k - n));
+        }
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------ */
+
+/* c = z + a w, where z is a matrix, one row, nothing (null), or c itself. */
+static void gemm_from(const set *s, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap, int z_rows, int in_place)
+{
+    CHECKING("%s gemm M=%td N=%td K=%td gap=%td z_rows=%d in_place=%d", s->name, M, N, K, gap, z_rows, in_place);
+    taken = 0;
+    matrix *a = given(M, K, K + gap), *w = given(K, N, N), *z = given(z_rows ? M : 1, N, N + 2 * gap);
+    matrix *c = in_place ? both(M, N, N + gap) : blank(M, N, N + gap), *packed = blank(K * round_up(N, s->t->lanes), 1, 1);
+    matrix *sick = given(M, K, K);
+    const real *start = in_place ? c->at : z_rows < 0 ? NULL : z->at;
+    ptrdiff_t ldz = in_place ? c->ld : z_rows > 0 ? z->ld : 0;
+    s->t->pack_columns(K, N, 0, w->at, w->ld, packed->at, K, 0);
+    s->t->gemm(M, N, K, a->at, a->ld, packed->at, start, ldz, c->at, c->ld);
+    intact();
+    for (ptrdiff_t r = 0; r < M; r++)
+        for (ptrdiff_t j = 0; j < N; j++) {
+            real sum = in_place ? WAS(c, r, j) : z_rows < 0 ? 0 : AT(z, z_rows ? r : 0, j);
+            for (ptrdiff_t k = 0; k < K; k++)
+                sum = multiply_add(s, AT(a, r, k), AT(w, k, j), sum);
+            equal(c, r, j, sum);
+        }
+    keep(c);
+    if (in_place)
+        return;
+    /* A row of NaN stays a row of NaN, and nobody else's. */
+    for (ptrdiff_t r = 0; r < M; r++)
+        for (ptrdiff_t k = 0; k < K; k++)
+            AT(sick, r, k) = r == M / 2 ? (real)NAN : AT(a, r, k);
+    s->t->gemm(M, N, K, sick->at, sick->ld, packed->at, start, ldz, c->at, c->ld);
+    same_rows(c, 0, M / 2, "a neighbour's NaN");
+    same_rows(c, M / 2 + 1, M, "a neighbour's NaN");
+    for (ptrdiff_t j = 0; j < N; j++)
+        if (!isnan(AT(c, M / 2, j)))
+            fail("NaN was lost in column %td", j);
+}
+
+static void check_gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    for (int i = 0; i < n_sets; i++) {
+        gemm_from(&sets[i], M, N, K, gap, 1, 0);
+        gemm_from(&sets[i], M, N, K, gap, 0, 0);
+        gemm_from(&sets[i], M, N, K, gap, -1, 0);
+        gemm_from(&sets[i], M, N, K, gap, 1, 1);
+    }
+}
+
+static void check_outer(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    for (int i = 0; i < n_sets; i++) {
+        CHECKING("%s outer K=%td M=%td N=%td gap=%td", sets[i].name, K, M, N, gap);
+        taken = 0;
+        matrix *a = given(K, M, M + gap), *d = given(K, N, N + 2 * gap), *c = both(M, N, N + gap);
+        matrix *work = blank(K * 4 * sets[i].t->lanes, 1, 1);
+        sets[i].t->outer(K, M, N, a->at, a->ld, d->at, d->ld, c->at, c->ld, work->at);
+        intact();
+        for (ptrdiff_t r = 0; r < M; r++)
+            for (ptrdiff_t j = 0; j < N; j++) {
+                real sum = WAS(c, r, j);
+                for (ptrdiff_t k = 0; k < K; k++)
+                    sum = multiply_add(&sets[i], AT(a, k, r), AT(d, k, j), sum);
+                equal(c, r, j, sum);
+            }
+    }
+}
+
+/* ---- sums ---------------------------------------------------------------------------------------------------------- */
+
+static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    for (int i = 0; i < n_sets; i++) {
+        CHECKING("%s add and add_rows n=%td N=%td K=%td gap=%td", sets[i].name, n, N, K, gap);
+        taken = 0;
+        matrix *src = given(n, N, N + gap), *dst = both(n, N, N + 2 * gap);
+        matrix *d = given(K, N, N + gap), *sums = both(1, N, N);
+        sets[i].t->add(n, N, src->at, src->ld, dst->at, dst->ld);
+        sets[i].t->add_rows(K, N, d->at, d->ld, sums->at);
+        intact();
+        for (ptrdiff_t j = 0; j < N; j++) {
+            real sum = WAS(sums, 0, j);
+            for (ptrdiff_t k = 0; k < K; k++)
+                sum += AT(d, k, j);
+            equal(sums, 0, j, sum);
+            for (ptrdiff_t r = 0; r < n; r++)
+                equal(dst, r, j, WAS(dst, r, j) + AT(src, r, j));
+        }
+    }
+}
+
+int main(void)
+{
+    prepare();
+    everywhere(check_pack_columns);
+    everywhere(check_pack_gates);
+    everywhere(check_gemm);
+    everywhere(check_outer);
+    everywhere(check_sums);
+    report("products");
+}

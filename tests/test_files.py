@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""save and load: what comes back, what a path and a file may be, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from fastrnn.files import load, save
+from fastrnn.layers import GRU, LSTM, RNN
+
+LAYERS = [
+    RNN(3, 4, seed=0),
+    RNN(3, 4, 2, nonlinearity="relu", bias=False, dtype=np.float64, seed=0),
+    LSTM(3, 4, 2, bidirectional=True, proj_size=2, batch_first=True, dropout=0.25, seed=0),
+    GRU(3, 4, reset_after=False, seed=0),
+]
+each_layer = pytest.mark.parametrize("layer", LAYERS, ids=repr)
+
+
+def saved(layer=LAYERS[0]) -> bytes:
+    file = io.BytesIO()
+    save(layer, file)
+    return file.getvalue()
+
+
+def archive(header=None, **changes) -> io.BytesIO:
+    """A file like ``save``'s, with another header or other arrays."""
+    arrays = {**LAYERS[0].params, **changes}
+    if header is not None:
+        arrays["fastrnn"] = np.array(header)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    file.seek(0)
+    return file
+
+
+def header(**changes):
+    """The header of ``LAYERS[0]``'s file, changed; ``None`` takes an option away."""
+    options = {**LAYERS[0].options(), "dtype": "float32", **changes.pop("options", {})}
+    options = {name: value for name, value in options.items() if value is not None}
+    return json.dumps({"version": 1, "class": "RNN", "options": options, **changes})
+
+
+def same(layer, other):
+    assert type(layer) is type(other) and layer.options() == other.options()
+    assert np.array_equal(layer.flat_params, other.flat_params)
+
+
+@each_layer
+def test_round_trip(layer, tmp_path):
+    path = tmp_path / "layer.any"
+    layer.save(path)
+    twin = load(path)
+    same(twin, layer)
+    x = np.ones((5, 2, 3), layer.dtype)
+    assert np.array_equal(twin(x)[0], layer(x)[0])
+    twin.flat_params[...] = 0
+    assert not any(array.any() for array in twin.params.values())
+
+
+def test_path_of_any_kind_is_taken_as_it_is(tmp_path):
+    layer = LAYERS[0]
+    layer.save(str(tmp_path / "plain"))
+    save(layer, tmp_path / "dotted.v2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dotted.v2", "plain"]
+    same(load(str(tmp_path / "plain")), layer)
+    same(load(tmp_path / "dotted.v2"), layer)
+    with open(tmp_path / "plain", "rb") as file:
+        same(load(file), layer)
+    same(load(io.BytesIO(saved())), layer)
+
+
+def test_files_are_plain_npz(tmp_path):
+    LAYERS[2].save(tmp_path / "layer")
+    with np.load(tmp_path / "layer", allow_pickle=False) as arrays:
+        assert set(arrays) == {*LAYERS[2].params, "fastrnn"}
+        assert json.loads(str(arrays["fastrnn"]))["class"] == "LSTM"
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    LAYERS[0].save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    same(load(tmp_path / "real"), LAYERS[0])
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "layer"
+    LAYERS[0].save(path)
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="no space left"):
+            LAYERS[3].save(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["layer"]
+    same(load(path), LAYERS[0])
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(TypeError, match="layer: needs one of fastrnn's RNN, LSTM, GRU, got Frozen"):
+        save(LAYERS[0].freeze(), tmp_path / "layer")
+    with pytest.raises(TypeError):
+        save(LAYERS[0], 7)
+    with pytest.raises(TypeError):
+        load(None)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        LAYERS[0].save(tmp_path / "none" / "layer")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"hello" * 99, pickle.dumps({"a": 1}), b"\x93NUMPY\x01\x00"], ids=repr)
+def test_other_files(data, tmp_path):
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"other: needs a whole file written by fastrnn, got no \.npz archive"):
+        load(path)
+
+
+def test_archives_of_others():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as other:
+        other.writestr("readme.txt", "hello")
+    file.seek(0)
+    with pytest.raises(
+        ValueError, match="file: needs a whole file written by fastrnn, got an archive without the entry"
+    ):
+        load(file)
+    with pytest.raises(ValueError, match="got an archive without the entry 'fastrnn'"):
+        load(archive())
+
+
+def test_truncated_anywhere():
+    data = saved()
+    for size in range(0, len(data), 7):
+        with pytest.raises(ValueError, match="needs a whole file written by fastrnn"):
+            load(io.BytesIO(data[:size]))
+
+
+def test_damaged_anywhere():
+    data = saved()
+    detected = 0
+    for place in range(0, len(data), 3):
+        damaged = bytearray(data)
+        damaged[place] ^= 0xFF
+        try:
+            layer = load(io.BytesIO(damaged))
+        except ValueError as problem:
+            assert "needs a whole file written by fastrnn" in str(problem)
+            detected += 1
+        else:
+            same(layer, LAYERS[0])  # a byte that carries nothing, such as a date
+    assert detected > len(data) / 3 * 0.8
+
+
+def test_nothing_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path / "pwned").touch, ()
+
+    evil = np.array([Evil()], dtype=object)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load(archive(header(), weight_ih_l0=evil))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (archive(header(version=2)), "format version 2, this fastrnn reads 1"),
+        (archive(header()[:-1]), "Expecting"),
+        (archive("[]"), "TypeError"),
+        (archive("{}"), "KeyError: 'version'"),
+        (archive(header(**{"class": "CNN"})), "KeyError: 'CNN'"),
+        (archive(header(options={"dtype": None})), "KeyError: 'dtype'"),
+        (archive(header(options={"dtype": "object"})), "TypeError"),
+        (archive(header(options={"hidden_size": 10**9})), r"archive\['weight_ih_l0'\]: needs shape \(1000000000, 3\)"),
+        (archive(header(options={"num_layers": 10**9})), "archive: needs an entry 'weight_ih_l1', got none"),
+        (archive(header(options={"hidden_size": "4"})), r"archive\['weight_ih_l0'\]: needs shape"),
+        (archive(header(options={"dropout": 7})), "dropout: needs a finite number"),
+        (archive(header(options={"nonlinearity": "elu"})), "nonlinearity: needs one of"),
+        (archive(header(options={"proj_size": 2})), r"archive\['weight_hh_l0'\]: needs shape \(4, 2\)"),
+        (archive(header(options={"width": 2})), "unexpected keyword argument 'width'"),
+        (archive(header(), bias_ih_l0=np.zeros(5)), r"archive\['bias_ih_l0'\]: needs shape \(4,\), got \(5,\)"),
+        (archive(header(), bias_ih_l0=np.zeros(4, int)), r"archive\['bias_ih_l0'\]: needs an array of floats"),
+        (archive(header(), bias_ih_l7=np.zeros(4)), "archive: needs no entry 'bias_ih_l7'"),
+    ],
+)
+def test_contents_that_do_not_fit(file, message):
+    with pytest.raises(ValueError, match=f"file: needs a whole file written by fastrnn, got .*{message}"):
+        load(file)
+
+
+def test_the_other_archives_would_load():
+    same(load(archive(header())), LAYERS[0])
