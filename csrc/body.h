@@ -23,14 +23,31 @@ INLINE void set(real *p, vec v, ptrdiff_t lanes)
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* to[k * step + lane] = w[lane * ldw + k], zeros in the lanes past the last. */
+/* to[k * step + lane] = w[lane * ldw + k] for 4 by 4 of them. */
+INLINE void transpose_quad(const real *w, ptrdiff_t ldw, real *to, ptrdiff_t step)
+{
+    quad a = *(const quad_anywhere *)w, b = *(const quad_anywhere *)(w + ldw);
+    quad c = *(const quad_anywhere *)(w + 2 * ldw), d = *(const quad_anywhere *)(w + 3 * ldw);
+    quad ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+    quad ab2 = SHUFFLE(a, b, 2, 6, 3, 7), cd2 = SHUFFLE(c, d, 2, 6, 3, 7);
+    *(quad_anywhere *)to = SHUFFLE(ab, cd, 0, 1, 4, 5);
+    *(quad_anywhere *)(to + step) = SHUFFLE(ab, cd, 2, 3, 6, 7);
+    *(quad_anywhere *)(to + 2 * step) = SHUFFLE(ab2, cd2, 0, 1, 4, 5);
+    *(quad_anywhere *)(to + 3 * step) = SHUFFLE(ab2, cd2, 2, 3, 6, 7);
+}
+
+/* The same for K by VL of them, zeros in the lanes past the last. */
 static void pack_lanes(ptrdiff_t K, ptrdiff_t lanes, const real *w, ptrdiff_t ldw, real *to, ptrdiff_t step)
 {
-    for (ptrdiff_t k = 0; k < K; k++, to += step) {
+    ptrdiff_t whole = VL % 4 == 0 && lanes == VL ? K / 4 * 4 : 0;
+    for (ptrdiff_t k = 0; k < whole; k += 4)
+        for (ptrdiff_t lane = 0; lane < VL; lane += 4)
+            transpose_quad(w + lane * ldw + k, ldw, to + k * step + lane, step);
+    for (ptrdiff_t k = whole; k < K; k++) {
         for (ptrdiff_t lane = 0; lane < lanes; lane++)
-            to[lane] = w[lane * ldw + k];
+            to[k * step + lane] = w[lane * ldw + k];
         for (ptrdiff_t lane = lanes; lane < VL; lane++)
-            to[lane] = 0;
+            to[k * step + lane] = 0;
     }
 }
 
@@ -235,6 +252,9 @@ INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z,
             put(buf + r * row + g * VL, get(z + r * ldz + g * H, lanes));
 }
 
+/* Row r of x, or null where x is null: nothing may be added to that, not even 0. */
+INLINE const real *row_of(const real *x, ptrdiff_t r, ptrdiff_t ldx) { return x ? x + r * ldx : x; }
+
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
 
@@ -268,7 +288,7 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, V);
 #define PANEL_OF(V)                                                                                                    \
-    rnn_panel(m, V, cols, relu, z + r * ldz + u, ldz, x + r * ldx, ldx, I, h_prev + r * ldh_prev, ldh_prev, P,         \
+    rnn_panel(m, V, cols, relu, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,   \
               w + u * (I + P), h + r * ldh + u, ldh)
             switch (V) {
             case 1: PANEL_OF(1); break;
@@ -337,7 +357,7 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, 4);
 #define BLOCK_OF(m, lanes)                                                                                             \
-    lstm_block(m, lanes, H, z + r * ldz + u, ldz, x + r * ldx, ldx, I, h_prev + r * ldh_prev, ldh_prev, P,             \
+    lstm_block(m, lanes, H, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,       \
                w + u * 4 * (I + P), c + r * H + u, h + r * ldh + u, ldh, tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL)
             EACH_KIND(m, lanes);
 #undef BLOCK_OF
@@ -388,7 +408,7 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, 3);
 #define BLOCK_OF(m, lanes)                                                                                             \
-    gru_block(m, lanes, H, z + r * ldz + u, ldz, b_hn + u, x + r * ldx, ldx, I, h_prev + r * ldh_prev, ldh_prev,       \
+    gru_block(m, lanes, H, z + r * ldz + u, ldz, b_hn + u, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, \
               h_prev + r * ldh_prev + u0 + u, w + u * 3 * (I + H), h + r * ldh + u, ldh,                               \
               tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL)
             EACH_KIND(m, lanes);
@@ -409,7 +429,7 @@ static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff
             m = tile_rows(n - r, 2);
             take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf, row);
             if (I)
-                tile_on(buf, row, m, 2, I, x + r * ldx, ldx, wu);
+                tile_on(buf, row, m, 2, I, row_of(x, r, ldx), ldx, wu);
             tile_on(buf, row, m, 2, H, h_prev + r * ldh_prev, ldh_prev, wu + I * row);
             for (ptrdiff_t i = r; i < r + m; i++) {
                 vec rt = sigmoid_vec(load(buf + (i - r) * row)), zt = sigmoid_vec(load(buf + (i - r) * row + VL));

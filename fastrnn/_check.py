@@ -354,6 +354,14 @@ def _entry(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def batch_size(value: Any, row: int) -> int:
+    """The rows of a stream, each of which takes that many bytes; refuses more than any address space holds."""
+    B = integer("batch_size", value, 1)
+    if B * row > MAX_BYTES:
+        raise ValueError(f"batch_size: needs fewer than 2**62 bytes of states, got {B} rows of {row} bytes")
+    return B
+
+
 def step(value: Any, like: np.dtype, B: int, I: int) -> np.ndarray:
     """One time step, (B, I) or, of one sequence, (I,)."""
     array = layer_floats("x", value, like)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The GRU's time loops, forward and BPTT, with the reset gate after the recurrent product or before it.
+"""The GRU, its reset gate after the recurrent product or before it: one step forward, one step back, and its weights.
 
-Cho et al. 2014 (reset before); cuDNN's and PyTorch's variant (reset after).
-T B I H P G; z pre-activations of r z n, q = W_hn h + b_hn, h, dz, dh; s steps, r0..r1 a thread's ranks, n rows of a
-step. A row of dz is n r z q: the input's side reads n r z, the recurrent side r z q (reset before: n r z, no q).
-See _unroll.pxd for how rows are laid out and csrc/frnn.h for the primitives.
+Cho et al. 2014 (before); the variant of cuDNN, PyTorch and Keras (after).
+
+T B I H P G; z pre-activations of r z n, q = W_hn h + b_hn, h, dz, dh; n rows of a step.
+A row of dz is n r z q: the input's side reads n r z, the recurrent side r z q (reset before: n r z, no q).
+_unroll has the loops over time; csrc/frnn.h says what the primitives do.
 """
 
 from fastrnn._kernels cimport (
     Memory,
     address,
-    barrier,
     gemm,
     gru_back,
     gru_gates,
@@ -26,25 +26,14 @@ from fastrnn._kernels cimport (
 from fastrnn._unroll cimport (
     Backward,
     BackJob,
+    BackStep,
     Job,
     Packed,
-    add_gathered,
-    at_work,
-    before,
-    chunk_end,
-    chunk_start,
-    gather,
-    gather_previous,
-    input_gradients,
-    offset,
+    Step,
     packed_columns,
     packed_gates,
-    project,
     run_forward,
-    scatter,
-    share,
     summed,
-    weight_gradients,
 )
 
 from libc.string cimport memcpy
@@ -67,114 +56,57 @@ def pack(call):
     return w
 
 
-# ---- forward ------------------------------------------------------------------------------------------------------------
-
-
-cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) noexcept nogil:
-    cdef Py_ssize_t H = j.H, s0 = 0, s1, s, n, ldp = H, ldh = H
-    cdef real* turn = work  # where h lives when it has no place in `out`: two steps in turn
-    cdef real* rz = turn + 2 * (r1 - r0) * H  # reset before: the gates of a step, and r h_prev
-    cdef real* rh = rz + (2 * (r1 - r0) * H if j.variant else 0)
-    cdef real* z_rows = rh + ((r1 - r0) * H if j.variant else 0)
-    cdef real* x_rows = z_rows + max(j.chunk, r1 - r0) * 3 * H
-    cdef const real* h_prev = <const real*>j.h0 + r0 * H
+cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
+    cdef Py_ssize_t n = a.n, H = j.H, ldh_prev = a.ldh_prev
+    cdef int turn = <int>a.s
+    cdef const real* h_prev = <const real*>a.h_prev
     cdef const real* none = NULL
-    cdef real* tape = NULL
-    cdef real* z
-    cdef real* h
-    s1 = chunk_end(j, s0, r0, r1)
-    while s1 > s0:
-        project(j, s0, s1, r0, r1, x_rows, z_rows)
-        z = z_rows
-        for s in range(s0, s1):
-            n = at_work(&j.q, s, r0, r1)
-            if j.q.direct:
-                h, ldh = <real*>j.out.data + offset(&j.out, &j.q, s, r0), j.out.row
-            else:
-                h = turn + (s & 1) * (r1 - r0) * H
-            if j.tape != NULL:
-                tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
-            if j.variant:
-                gru_gates(<int>s, n, H, z, 3 * H, none, 0, 0, h_prev, ldp, <const real*>j.w_hh, rz, rh)
-                gru_reset(<int>s, n, H, z, 3 * H, none, 0, 0, h_prev, ldp, rh, rz, <const real*>j.w_hn, h, ldh, tape)
-            else:
-                gru_step(<int>s, n, H, H, z, 3 * H, <const real*>j.b_hn, none, 0, 0, h_prev, ldp, 0, <const real*>j.w_hh, h,
-                         ldh, tape)
-            if not j.q.direct:
-                scatter(&j.out, &j.q, H, s, r0, n, h)
-            h_prev, ldp = h, ldh
-            z += n * 3 * H
-        s0 = s1
-        s1 = chunk_end(j, s0, r0, r1)
-
-
-cdef void forward_task(void* job, int part, int parts) noexcept nogil:
-    cdef Job* j = <Job*>job
-    cdef Py_ssize_t r0, r1
-    share(&j.q, part, parts, &r0, &r1)
-    if j.wide:
-        forward_rows(j, r0, r1, <double*>j.work + part * j.work_each)
+    cdef real* rz = <real*>a.scratch
+    cdef real* rh = rz + 2 * n * H
+    if j.variant:
+        gru_gates(turn, n, H, z, 3 * H, none, 0, 0, h_prev, ldh_prev, <const real*>j.w_hh, rz, rh)
+        gru_reset(turn, n, H, z, 3 * H, none, 0, 0, h_prev, ldh_prev, rh, rz, <const real*>j.w_hn, <real*>a.h, a.ldh,
+                  <real*>a.tape)
     else:
-        forward_rows(j, r0, r1, <float*>j.work + part * j.work_each)
+        gru_step(turn, n, H, H, z, 3 * H, <const real*>j.b_hn, none, 0, 0, h_prev, ldh_prev, 0, <const real*>j.w_hh,
+                 <real*>a.h, a.ldh, <real*>a.tape)
+
+
+cdef void step(const Job* j, const Step* a) noexcept nogil:
+    if j.wide:
+        step_of(j, a, <const double*>a.z)
+    else:
+        step_of(j, a, <const float*>a.z)
 
 
 def forward(call, training, out=None, packed=None):
     cdef Packed w = pack(call) if packed is None else packed
-    return run_forward(call, training, out, w, forward_task, 4, 3 * call.H if call.variant == "reset_before" else 0)
+    return run_forward(call, training, out, w, step, 4, 3 * call.H if call.variant == "reset_before" else 0)
 
 
-# ---- backward -----------------------------------------------------------------------------------------------------------
-
-
-cdef void backward_rows(BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
-                        real* drh) noexcept nogil:
-    """BPTT over the steps s1-1..s0 for the ranks r0..r1-1; leaves dz, and the rows that its products need."""
-    cdef Py_ssize_t H = j.H, s, n, o, i
-    cdef real* dh = <real*>j.dh + r0 * H
-    cdef real* dz
-    cdef real* h_prev
-    cdef const real* tape
-    for s in range(s1 - 1, s0 - 1, -1):
-        n = at_work(&j.q, s, r0, r1)
-        o = before(&j.q, s) + r0
-        tape = <const real*>j.tape + o * j.tape_width
-        o -= before(&j.q, s0)
-        dz = <real*>j.dz + o * j.width
-        h_prev = <real*>j.h_rows + o * H
-        gather_previous(j, s, r0, n, h_prev)
-        gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + o * j.I)
-        add_gathered(&j.grad_out, &j.q, H, s, r0, n, dh)
-        if j.variant:
-            gru_reset_back(n, H, tape, h_prev, H, dh, dz)
-            gemm(n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
-            gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz)
-            gemm(n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
-            for i in range(n):
-                memcpy(<real*>j.hidden + (o + i) * H, tape + i * j.tape_width + 3 * H, H * sizeof(real))
-        else:
-            gru_back(n, H, tape, h_prev, H, dh, dz)
-            gemm(n, H, 3 * H, dz + H, 4 * H, <const real*>j.w_hh, dh, H, dh, H)
-
-
-cdef void backward_part(BackJob* j, int part, int parts, real* work) noexcept nogil:
-    cdef Py_ssize_t r0, r1, s0, s1 = j.q.T
-    share(&j.q, part, parts, &r0, &r1)
-    while s1 > 0:
-        s0 = chunk_start(j, s1)
-        backward_rows(j, s0, s1, r0, r1, work)
-        barrier(parts)
-        input_gradients(j, s0, s1, part, parts, 3 * j.H, work)
-        weight_gradients(j, s0, s1, part, parts, work)
-        barrier(parts)
-        s1 = s0
-
-
-cdef void backward_task(void* job, int part, int parts) noexcept nogil:
-    cdef BackJob* j = <BackJob*>job
-    if j.wide:
-        backward_part(j, part, parts, <double*>j.work + part * j.work_each)
+cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
+    cdef Py_ssize_t n = a.n, H = j.H, i
+    cdef const real* tape = <const real*>a.tape
+    cdef const real* h_prev = <const real*>a.h_prev
+    cdef real* dh = <real*>a.dh
+    cdef real* drh = <real*>a.scratch
+    if j.variant:
+        gru_reset_back(n, H, tape, h_prev, H, dh, dz)
+        gemm(n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
+        gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz)
+        gemm(n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
+        for i in range(n):
+            memcpy(<real*>j.hidden + (a.row + i) * H, tape + i * j.tape_width + 3 * H, H * sizeof(real))
     else:
-        backward_part(j, part, parts, <float*>j.work + part * j.work_each)
+        gru_back(n, H, tape, h_prev, H, dh, dz)
+        gemm(n, H, 3 * H, dz + H, 4 * H, <const real*>j.w_hh, dh, H, dh, H)
+
+
+cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
+    if j.wide:
+        back_of(j, a, <double*>a.dz)
+    else:
+        back_of(j, a, <float*>a.dz)
 
 
 cdef Memory packed_w_ih(object w, Py_ssize_t H, Py_ssize_t I):
@@ -211,7 +143,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
         b.product(j.dz, j.width, H, j.hidden, b.grads.w_hh, 2 * H)
     else:
         b.product(dz_r, j.width, 3 * H, j.h_rows, b.grads.w_hh, 0)
-    b.run(backward_task)
+    b.run(back)
     b.bias(b.grads.b_ih, 0, H, 2 * H)
     b.bias(b.grads.b_ih, 2 * H, 0, H)
     b.bias(b.grads.b_hh, 0, H, 2 * H)

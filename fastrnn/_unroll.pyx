@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Unrolling a layer over time: from a Call to a job for the time loops, and from their workspaces to results.
+"""Unrolling a layer over time: the loops over steps, chunks and threads, forward and BPTT, for every cell.
 
-Letters, ranks and packed rows as in _unroll.pxd.
+_unroll.pxd says what ranks, packed rows and the letters are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps of
+a chunk.
 """
 
 from fastrnn._kernels cimport (
     Memory,
+    add,
+    add_rows,
     address,
-    frnn_task,
+    barrier,
+    gemm,
     lanes,
+    outer,
     pack_columns,
     pack_gates,
     padded,
@@ -69,6 +74,65 @@ cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize
     """The ranks r0..r1-1 of a part."""
     r0[0] = cut(q, part, parts) if part > 0 else 0
     r1[0] = cut(q, part + 1, parts) if part + 1 < parts else q.B
+
+
+# ---- rows and steps ------------------------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t before(const Sequence* q, Py_ssize_t s) noexcept nogil:
+    """Packed rows before step s."""
+    return q.start[s] if q.start != NULL else s * q.B
+
+
+cdef inline Py_ssize_t at_work(const Sequence* q, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """How many of the ranks r0..r1-1 step s still has; they are the first ones."""
+    cdef Py_ssize_t n = q.alive[s] if q.alive != NULL else q.B
+    return max(min(n, r1) - r0, 0)
+
+
+cdef inline Py_ssize_t offset(const View* v, const Sequence* q, Py_ssize_t s, Py_ssize_t r) noexcept nogil:
+    """Where the caller keeps rank r's row of step s, in elements."""
+    cdef Py_ssize_t t = s, row = q.order[r] if q.order != NULL else r
+    if q.reverse:
+        t = (q.lengths[r] if q.lengths != NULL else q.T) - 1 - s
+    return t * v.step + row * v.row
+
+
+cdef inline bint consecutive(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t n) noexcept nogil:
+    """Whether n ranks' rows follow each other in the caller's array as they do when packed, over all steps."""
+    return q.direct and not q.reverse and q.alive == NULL and v.step == n * width and (n == 1 or v.row == width)
+
+
+cdef void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
+                 real* to) noexcept nogil:
+    """n rows of step s, from rank r0 on, out of the caller's array."""
+    cdef Py_ssize_t r
+    for r in range(r0, r0 + n):
+        memcpy(to, <real*>v.data + offset(v, q, s, r), width * sizeof(real))
+        to += width
+
+
+cdef void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
+                  const real* rows) noexcept nogil:
+    """The reverse of gather."""
+    cdef Py_ssize_t r
+    for r in range(r0, r0 + n):
+        memcpy(<real*>v.data + offset(v, q, s, r), rows, width * sizeof(real))
+        rows += width
+
+
+cdef void add_gathered(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
+                       real* to) noexcept nogil:
+    """to += the rows that gather would bring; v.data may be NULL for zeros."""
+    cdef Py_ssize_t r
+    if v.data == NULL or n == 0:
+        return
+    if q.direct:
+        add(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, width)
+        return
+    for r in range(r0, r0 + n):
+        add(1, width, <const real*>v.data + offset(v, q, s, r), width, to, width)
+        to += width
 
 
 # ---- arrays to views and packed weights ---------------------------------------------------------------------------------
@@ -166,9 +230,78 @@ cdef by_row(object call, object state):
 # ---- forward ------------------------------------------------------------------------------------------------------------
 
 
-cdef tuple run_forward(object call, bint training, object out, Packed w, frnn_task task, Py_ssize_t tape_parts,
+cdef Py_ssize_t chunk_end(const Job* j, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """The step after the last one of a chunk that begins at s; s itself when no row is at work any more."""
+    cdef Py_ssize_t n, rows = 0
+    while s < j.q.T:
+        n = at_work(&j.q, s, r0, r1)
+        if n == 0 or (rows > 0 and rows + n > j.chunk):
+            break
+        rows += n
+        s += 1
+    return s
+
+
+cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1, real* x_rows,
+                  real* z) noexcept nogil:
+    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed."""
+    cdef Py_ssize_t s, n, rows = 0, GH = j.G * j.H
+    cdef const real* x = x_rows
+    if consecutive(&j.x, &j.q, j.I, r1 - r0):
+        x = <const real*>j.x.data + offset(&j.x, &j.q, s0, r0)
+        rows = (s1 - s0) * (r1 - r0)
+    else:
+        for s in range(s0, s1):
+            n = at_work(&j.q, s, r0, r1)
+            gather(&j.x, &j.q, j.I, s, r0, n, x_rows + rows * j.I)
+            rows += n
+    gemm(rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z, GH)
+
+
+cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) noexcept nogil:
+    """All steps of the ranks r0..r1-1, chunk by chunk: their projections at once, then step by step."""
+    cdef Py_ssize_t s0 = 0, s1, s, P = j.P, B = r1 - r0, GH = j.G * j.H
+    cdef real* turns = work                      # where h lives if it has no place in `out`: two steps in turn
+    cdef real* z_rows = turns + B * (2 * P + j.extra)
+    cdef real* z
+    cdef Step a
+    a.r0, a.h_prev, a.ldh_prev, a.ldh, a.tape = r0, <const real*>j.h0 + r0 * P, P, P, NULL
+    a.scratch = turns + 2 * B * P
+    s1 = chunk_end(j, s0, r0, r1)
+    while s1 > s0:
+        project(j, s0, s1, r0, r1, z_rows + max(j.chunk, B) * GH, z_rows)
+        z = z_rows
+        for s in range(s0, s1):
+            a.s, a.n, a.z = s, at_work(&j.q, s, r0, r1), z
+            if j.q.direct:
+                a.h, a.ldh = <real*>j.out.data + offset(&j.out, &j.q, s, r0), j.out.row
+            else:
+                a.h = turns + (s & 1) * B * P
+            if j.tape != NULL:
+                a.tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
+            j.step(j, &a)
+            if not j.q.direct:
+                scatter(&j.out, &j.q, P, s, r0, a.n, <const real*>a.h)
+            a.h_prev, a.ldh_prev = a.h, a.ldh
+            z += a.n * GH
+        s0 = s1
+        s1 = chunk_end(j, s0, r0, r1)
+
+
+cdef void forward_task(void* job, int part, int parts) noexcept nogil:
+    cdef Job* j = <Job*>job
+    cdef Py_ssize_t r0, r1
+    share(&j.q, part, parts, &r0, &r1)
+    if j.wide:
+        forward_rows(j, r0, r1, <double*>j.work + part * j.work_each)
+    else:
+        forward_rows(j, r0, r1, <float*>j.work + part * j.work_each)
+
+
+cdef tuple run_forward(object call, bint training, object out, Packed w,
+                       void (*step)(const Job* j, const Step* a) noexcept nogil, Py_ssize_t tape_parts,
                        Py_ssize_t extra):
-    """Run a cell's forward task. tape_parts: H-wide parts of a row of the tape; extra: scratch of a row."""
+    """Run a cell forward: (out, h_n, c_n, saved). tape_parts: H-wide parts of a row of its tape."""
     cdef Job j
     cdef Py_ssize_t size = call.dtype.itemsize, rows
     cdef int parts
@@ -176,7 +309,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w, frnn_ta
     j.q = sequence_of(call)
     j.wide = size == 8
     j.variant = call.variant in ("relu", "reset_before")
-    j.I, j.H, j.P = call.I, call.H, call.P
+    j.I, j.H, j.P, j.extra, j.step = call.I, call.H, call.P, extra, step
     j.G = call.w_hh.shape[0] // j.H
     if out is None:
         out = (np.empty if call.ragged is None else np.zeros)((j.q.T, j.q.B, j.P), call.dtype)
@@ -203,7 +336,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w, frnn_ta
         workspace = Memory(j.work_each * parts * size)
         j.work = (<Memory>workspace).at
         with nogil:
-            run(task, &j, parts)
+            run(forward_task, &j, parts)
     h_n = final_h(call, out, h0)
     return out, h_n, None if c is None else by_row(call, c), (tape, tape_parts * j.H, h0, c0) if training else None
 
@@ -223,6 +356,103 @@ cdef final_h(object call, object out, object h0):
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t chunk_start(const BackJob* j, Py_ssize_t s1) noexcept nogil:
+    """The first step of the chunk that ends before s1. Chunks are cut from step 0 on, whatever T is, so that a padded
+    batch sums its weight gradients in the same order as an unpadded one."""
+    return (s1 - 1) // j.steps * j.steps
+
+
+cdef void gather_now(const View* v, const BackJob* j, const BackStep* a, Py_ssize_t width, void* to) noexcept nogil:
+    """The rows of a step, out of a caller's array."""
+    if j.wide:
+        gather(v, &j.q, width, a.s, a.r0, a.n, <double*>to)
+    else:
+        gather(v, &j.q, width, a.s, a.r0, a.n, <float*>to)
+
+
+cdef void gather_previous(const BackJob* j, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n, real* to) noexcept nogil:
+    """h_prev of n rows of step s."""
+    if s == 0:
+        memcpy(to, <const real*>j.h0 + r0 * j.P, n * j.P * sizeof(real))
+    else:
+        gather(&j.out, &j.q, j.P, s - 1, r0, n, to)
+
+
+cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
+                        real* scratch) noexcept nogil:
+    """BPTT over the steps of a chunk for the ranks r0..r1-1; leaves dz and the rows that the products need."""
+    cdef Py_ssize_t s, n, first = before(&j.q, s0), row
+    cdef real* h_prev
+    cdef BackStep a
+    a.r0, a.dh, a.dc, a.scratch = r0, <real*>j.dh + r0 * j.P, <real*>j.dc + r0 * j.H, scratch
+    for s in range(s1 - 1, s0 - 1, -1):
+        n = at_work(&j.q, s, r0, r1)
+        row = before(&j.q, s) + r0 - first
+        h_prev = <real*>j.h_rows + row * j.P
+        gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I)
+        gather_previous(j, s, r0, n, h_prev)
+        add_gathered(&j.grad_out, &j.q, j.P, s, r0, n, <real*>a.dh)
+        a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
+        a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
+        if s > 0:
+            a.tape_prev = <const real*>j.tape + (before(&j.q, s - 1) + r0) * j.tape_width
+        j.back(j, &a)
+
+
+cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
+                           real* work) noexcept nogil:
+    """This part's share of the products of one chunk: whole sums, so that each of them keeps its order."""
+    cdef Py_ssize_t K = before(&j.q, s1) - before(&j.q, s0), m0, m1
+    cdef const Product* p
+    cdef int i
+    for i in range(j.n_products):
+        p = &j.products[i]
+        m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
+        outer(K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, <const real*>p.rows, p.N, <real*>p.w + m0 * p.N, p.N,
+              work)
+    m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
+    add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
+
+
+cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
+                          real* work) noexcept nogil:
+    """This part's share of dx = dz W_ih for one chunk: a run of packed rows."""
+    cdef Py_ssize_t first = before(&j.q, s0), K = before(&j.q, s1) - first, s = s0
+    cdef Py_ssize_t k0 = K * part // parts, k1 = K * (part + 1) // parts, k
+    cdef bint in_place = consecutive(&j.dx, &j.q, j.I, j.q.B)
+    cdef real* to = <real*>j.dx.data + (first + k0) * j.I if in_place else work
+    gemm(k1 - k0, j.I, j.G * j.H, <const real*>j.dz + k0 * j.width, j.width, <const real*>j.w_ih, <const real*>NULL, 0,
+         to, j.I)
+    if in_place:
+        return
+    for k in range(k0, k1):
+        while first + k >= before(&j.q, s + 1):
+            s += 1
+        scatter(&j.dx, &j.q, j.I, s, first + k - before(&j.q, s), 1, work + (k - k0) * j.I)
+
+
+cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexcept nogil:
+    """This part's rows of every chunk's time loop, then, when all have theirs, its share of the products."""
+    cdef Py_ssize_t r0, r1, s0, s1 = j.q.T
+    share(&j.q, part, parts, &r0, &r1)
+    while s1 > 0:
+        s0 = chunk_start(j, s1)
+        backward_rows(j, s0, s1, r0, r1, work)
+        barrier(parts)
+        input_gradients(j, s0, s1, part, parts, work)
+        weight_gradients(j, s0, s1, part, parts, work)
+        barrier(parts)
+        s1 = s0
+
+
+cdef void backward_task(void* job, int part, int parts) noexcept nogil:
+    cdef BackJob* j = <BackJob*>job
+    if j.wide:
+        backward_part(j, part, parts, <double*>j.work + part * j.work_each)
+    else:
+        backward_part(j, part, parts, <float*>j.work + part * j.work_each)
 
 
 cdef new_weights(object call, object into):
@@ -274,15 +504,16 @@ cdef class Backward:
         memset(p.w, 0, M * p.N * self.itemsize)
         self.j.n_products += 1
 
-    cdef void run(self, frnn_task task) except *:
+    cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
         cdef int parts = parts_for(j.q.B, 6.0 * j.q.R * j.G * j.H * (j.I + j.P))
         if j.q.R == 0:
             return
+        j.back = back
         j.work_each = self.chunk_rows() * max(4 * lanes(self.itemsize), j.I) + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)
         with nogil:
-            run(task, j, parts)
+            run(backward_task, j, parts)
 
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
         """b[row:row+n] becomes the sums of dz's columns from `column` on."""

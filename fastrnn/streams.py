@@ -35,7 +35,8 @@ class Stream:
 
     def __init__(self, layer: Layer, batch_size: int = 1) -> None:
         _check.one_direction(layer.bidirectional)
-        self.batch_size = _check.integer("batch_size", batch_size, 1)
+        row = 4 * layer.num_layers * layer.hidden_size * layer.dtype.itemsize  # its states, and room to compute them
+        self.batch_size = _check.batch_size(batch_size, row)
         self._layer = layer
         self._dtype, self._I, self._P = layer.dtype, layer.input_size, layer.output_size
         self.reset()
