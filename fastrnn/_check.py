@@ -16,11 +16,18 @@ import numpy as np
 from ._records import GATES, Call, Ragged, Tape
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+LETTERS = {  # of the shapes of W_ih, W_hh and the biases
+    "rnn": ("(H, I)", "(H, P)", "(H,)"),
+    "lstm": ("(4*H, I)", "(4*H, P)", "(4*H,)"),
+    "gru": ("(3*H, I)", "(3*H, P)", "(3*H,)"),
+}
 MAX_BYTES = 2**62  # beyond any memory; below it a product of sizes cannot overflow ptrdiff_t
 
 
 def text(value: Any) -> str:
     """A short, one-line rendering of a value for a message."""
+    if isinstance(value, np.ndarray):
+        return f"{type(value).__name__} of {value.dtype} {value.shape}"
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
@@ -43,16 +50,18 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
         raise TypeError(f"{name}: needs an integer, got {text(value)}") from None
     if number < low or (high is not None and number > high):
         wanted = f"an integer >= {low}" if high is None else f"an integer in {low}..{high}"
-        raise ValueError(f"{name}: needs {wanted}, got {number}")
+        raise ValueError(f"{name}: needs {wanted}, got {text(number)}")
     return number
 
 
 def real(name: str, value: Any, low: float, high: float = np.inf, *, open_low: bool = False) -> float:
     """A finite number in [low, high], or in (low, high] with open_low."""
-    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) != 0:
+    if isinstance(value, (bool, np.bool_, str, bytes)) or getattr(value, "ndim", 0) != 0:
         raise TypeError(f"{name}: needs a number, got {text(value)}")
     try:
         number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = np.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}: needs a number, got {text(value)}") from None
     if not np.isfinite(number) or number > high or number < low or (open_low and number == low):
@@ -72,8 +81,8 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
 def dtype(name: str, value: Any) -> np.dtype:
     try:
         found = np.dtype(value)
-    except TypeError:
-        found = None
+    except (TypeError, ValueError, SyntaxError):
+        found = np.dtype(object)
     if value is None or found not in DTYPES:
         raise TypeError(f"{name}: needs float32 or float64, got {text(value)}")
     return found
@@ -82,24 +91,32 @@ def dtype(name: str, value: Any) -> np.dtype:
 # -- arrays ----------------------------------------------------------------------------------------------------------
 
 
+def plain(name: str, value: Any, wanted: str) -> np.ndarray:
+    """The value as an array, if an array can say all of it."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: needs a plain array, got a masked one (a mask would be ignored)")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise TypeError(f"{name}: needs {wanted}, got {type(value).__name__} ({problem})") from None
+
+
+def kind_of(value: Any, array: np.ndarray) -> str:
+    """An array's dtype and, if it was none before, what it was."""
+    return str(array.dtype) if isinstance(value, np.ndarray) else f"{array.dtype} ({type(value).__name__})"
+
+
 def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
     """A native float32 or float64 array; ``like`` fixes which."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: needs a plain array, got a masked one (a mask would be ignored; see lengths)")
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as problem:
-        raise TypeError(
-            f"{name}: needs an array of float32 or float64, got {type(value).__name__} ({problem})"
-        ) from None
+    array = plain(name, value, "an array of float32 or float64")
     found = array.dtype
     if found not in DTYPES:
         native = found.newbyteorder("=")
         if native not in DTYPES:
-            raise TypeError(f"{name}: needs dtype float32 or float64, got {found}")
+            raise TypeError(f"{name}: needs dtype float32 or float64, got {kind_of(value, array)}")
         array, found = array.astype(native), native
     if like is not None and found != like:
-        raise TypeError(f"{name}: needs dtype {like} like the other arrays, got {found}")
+        raise TypeError(f"{name}: needs dtype {like} like x, got {found}")
     return array
 
 
@@ -115,6 +132,8 @@ def shaped(name: str, array: np.ndarray, letters: str, shape: tuple[int, ...]) -
 
 def rows(array: np.ndarray) -> np.ndarray:
     """The array itself if its last axis is contiguous and all is aligned, else a C-contiguous copy."""
+    if array.flags.carray:
+        return array
     size = array.itemsize
     strides = array.strides
     if array.flags.aligned and (strides[-1] == size or array.shape[-1] <= 1) and not any(s % size for s in strides):
@@ -130,7 +149,7 @@ def lengths(value: Any, T: int, B: int) -> Ragged | None:
     """How the rows of a batch run out; None where all of them fill T."""
     if value is None:
         return None
-    array = np.asarray(value)
+    array = plain("lengths", value, "integers")
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"lengths: needs integers, got dtype {array.dtype}")
     if array.shape != (B,):
@@ -182,7 +201,7 @@ def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reve
         raise ValueError(f"x: needs shape (T, B, I), got {x.shape}")
     T, B, I = x.shape  # noqa: E741
     G = GATES[cell]
-    g = f"{G}*H" if G > 1 else "H"
+    of_x, of_h, of_b = LETTERS[cell]
     w_hh = floats("w_hh", w_hh, like)
     if w_hr is not None:
         w_hr = floats("w_hr", w_hr, like)
@@ -192,15 +211,15 @@ def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reve
     elif w_hh.ndim == 2:
         P = H = w_hh.shape[1]
     else:
-        raise ValueError(f"w_hh: needs shape ({g}, P), got {w_hh.shape}")
+        raise ValueError(f"w_hh: needs shape {of_h}, got {w_hh.shape}")
     if min(I, H, P) < 1:
         raise ValueError(f"x, w_hh: need I, H, P >= 1, got I = {I}, H = {H}, P = {P}")
     sizes(T, B, max(G * H, I), x.itemsize)
-    w_hh = shaped("w_hh", w_hh, f"({g}, P)", (G * H, P))
-    w_ih = shaped("w_ih", floats("w_ih", w_ih, like), f"({g}, I)", (G * H, I))
+    w_hh = shaped("w_hh", w_hh, of_h, (G * H, P))
+    w_ih = shaped("w_ih", floats("w_ih", w_ih, like), of_x, (G * H, I))
     w_hr = None if w_hr is None else shaped("w_hr", w_hr, "(P, H)", (P, H))
-    b_ih = optional("b_ih", b_ih, like, f"({g},)", (G * H,))
-    b_hh = optional("b_hh", b_hh, like, f"({g},)", (G * H,))
+    b_ih = optional("b_ih", b_ih, like, of_b, (G * H,))
+    b_hh = optional("b_hh", b_hh, like, of_b, (G * H,))
     h0 = optional("h0" if cell != "lstm" else "state0[0]", h0, like, "(B, P)", (B, P))
     c0 = optional("state0[1]", c0, like, "(B, H)", (B, H))
     ragged = lengths(lengths_, T, B)
@@ -246,7 +265,7 @@ def parameters(count: int, itemsize: int) -> int:
     """Refuse sizes whose weights no address space holds."""
     if count * itemsize > MAX_BYTES:
         raise ValueError(
-            f"input_size, hidden_size, num_layers: need fewer than 2**62 bytes of weights, got {count} weights"
+            f"input_size, hidden_size, num_layers: need fewer than 2**62 bytes of weights, got {text(count)} weights"
         )
     return count
 
@@ -352,6 +371,19 @@ def _entry(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind != "f" or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: needs an array of floats, got {type(value).__name__} of dtype {array.dtype}")
     return array
+
+
+def filling(name: str, value: Any, into: np.ndarray) -> np.ndarray:
+    """Numbers to fill an array with, known to be such before the first of them is written."""
+    array = plain(name, value, "numbers")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: needs numbers, got {kind_of(value, array)}")
+    try:
+        np.broadcast_to(array, into.shape)
+    except ValueError:
+        raise ValueError(f"{name}: needs a shape that can be broadcast to {into.shape}, got {array.shape}") from None
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in PyTorch's copy_
+        return array.astype(into.dtype, copy=False)
 
 
 def batch_size(value: Any, row: int) -> int:

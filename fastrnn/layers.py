@@ -59,7 +59,8 @@ class Views(Mapping[str, np.ndarray]):
         return self._views[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._views[name][...] = value
+        view = self._views[name]
+        view[...] = _check.filling(f"params[{name!r}]", value, view)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
@@ -251,7 +252,7 @@ class Layer:
 
     @flat_params.setter
     def flat_params(self, values: np.ndarray) -> None:
-        self._flat[...] = values
+        self._flat[...] = _check.filling("flat_params", values, self._flat)
 
     @property
     def params(self) -> Views:
