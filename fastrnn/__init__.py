@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """RNN, LSTM and GRU layers on CPUs, forward and by backpropagation through time, from NumPy arrays."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import optim, reference
 from ._records import Grads, Tape
 from .config import __version__, get_num_threads, set_num_threads, show_config
-from .diagnostics import gradient_flow
-from .files import load
 from .functional import (
     gru,
     gru_backward,
@@ -19,6 +20,10 @@ from .functional import (
 )
 from .layers import GRU, LSTM, RNN
 from .streams import Stream
+
+if TYPE_CHECKING:
+    from .diagnostics import gradient_flow
+    from .files import load
 
 __all__ = [
     "GRU",
@@ -45,3 +50,16 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+_ON_FIRST_USE = {"gradient_flow": "diagnostics", "load": "files"}  # they would double the time of the import
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

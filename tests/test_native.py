@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given, settings
 from strategies import PARTS, WIDTHS, cases, make_case
 from test_reference import oracle_gradients
-from trials import backward, call_of, close, each_cell, each_direction, each_dtype, everything, forward, losses_of, same_bits
+from trials import (
+    backward,
+    call_of,
+    close,
+    each_cell,
+    each_direction,
+    each_dtype,
+    everything,
+    forward,
+    losses_of,
+    same_bits,
+)
 
 from fastrnn import _kernels, native, reference
 from fastrnn._records import GATES, Grads
@@ -204,7 +215,9 @@ def test_results_into_views(cell, variant, P, dtype, reverse, ragged):
         results, tape = forward(native, call, out=view)
         flat, into = side_by_side(call)
         grads = backward(tape, losses, into)
-        assert results["out"] is view and all(np.shares_memory(flat, grads[f"grad_{name}"]) for name in ("w_ih", "w_hh"))
+        assert results["out"] is view and all(
+            np.shares_memory(flat, grads[f"grad_{name}"]) for name in ("w_ih", "w_hh")
+        )
         same_bits(results | grads, expected)
         assert np.isfinite(flat).all() and (wide[:, :, 1 - half] == 7).all()
 

@@ -16,7 +16,18 @@ import pytest
 from conftest import IN_USE, USABLE
 from strategies import WIDTHS, make_case
 from test_layers import KINDS, arguments, by_hand, make, parts
-from trials import CELLS, backward, call_of, each_cell, each_direction, each_dtype, everything, forward, losses_of, same_bits
+from trials import (
+    CELLS,
+    backward,
+    call_of,
+    each_cell,
+    each_direction,
+    each_dtype,
+    everything,
+    forward,
+    losses_of,
+    same_bits,
+)
 
 from fastrnn import _kernels, functional, native
 
@@ -296,9 +307,7 @@ def test_backward_twice_is_once(cell, variant, P, dtype, reverse, ragged):
 def test_training_forward_is_inference(cell, variant, P, dtype, reverse, ragged):
     lengths = "ragged" if ragged else None
     for B, H in ((1, 9), (7, 33)):
-        call = call_of(
-            cell, make_case(cell, variant, B=B, H=H, P=P, dtype=dtype, lengths=lengths, reverse=reverse)
-        )
+        call = call_of(cell, make_case(cell, variant, B=B, H=H, P=P, dtype=dtype, lengths=lengths, reverse=reverse))
         same_bits(forward(native, call, training=True)[0], forward(native, call, training=False)[0])
 
 

@@ -5,22 +5,22 @@
 #define _GNU_SOURCE
 #include "fence.h"
 
-#define LIMIT 96 /* of the errors, in epsilon: sums of up to 130 products of numbers up to 1, and two slopes */
+#define LIMIT 32 /* of the errors, in epsilon: sums of up to 130 products of numbers up to 1, and two slopes */
 
 static long double tanh_of(long double x) { return tanhl(x); }
 static long double sigmoid_of(long double x) { return 1 / (1 + expl(-x)); }
 
-/* ---- a forward step ------------------------------------------------------------------------------------------------ */
+/* ---- a forward step ---------------------------------------------------------------------------------------------- */
 
 typedef struct job {
     const set *s;
     ptrdiff_t G, H, I, P;
     int relu, turn;
-    ptrdiff_t block;                         /* units can be shared out in runs of so many; 0: not at all */
-    const matrix *z;                         /* n rows, or one for all */
-    const matrix *x;                         /* null: hoisted */
-    const matrix *h_prev, *b_hn, *w, *w_n;   /* w packed for the step; w_n for the second half of Cho's GRU */
-    matrix *c, *h, *tape, *rz, *rh;          /* those this cell has; without a tape: null */
+    ptrdiff_t block;                       /* units can be shared out in runs of so many; 0: not at all */
+    const matrix *z;                       /* n rows, or one for all */
+    const matrix *x;                       /* null: hoisted */
+    const matrix *h_prev, *b_hn, *w, *w_n; /* w packed for the step; w_n for the second half of Cho's GRU */
+    matrix *c, *h, *tape, *rz, *rh;        /* those this cell has; without a tape: null */
 } job;
 
 /* The rows r..r+n-1 and the units u..u+U-1 of a job. */
@@ -56,8 +56,8 @@ static void run_cho(const job *j, ptrdiff_t r, ptrdiff_t n, ptrdiff_t u, ptrdiff
     (void)u, (void)U;
     j->s->t->gru_gates(j->turn, n, j->H, &Z(j, r), LDZ(j), X(j, r), h_prev, j->h_prev->ld, j->w->at, &AT(j->rz, r, 0),
                        &AT(j->rh, r, 0));
-    j->s->t->gru_reset(j->turn, n, j->H, &Z(j, r), LDZ(j), X(j, r), h_prev, j->h_prev->ld, &AT(j->rh, r, 0), &AT(j->rz, r, 0),
-                       j->w_n->at, &AT(j->h, r, 0), j->h->ld, TAPE(j, r, 0));
+    j->s->t->gru_reset(j->turn, n, j->H, &Z(j, r), LDZ(j), X(j, r), h_prev, j->h_prev->ld, &AT(j->rh, r, 0),
+                       &AT(j->rz, r, 0), j->w_n->at, &AT(j->h, r, 0), j->h->ld, TAPE(j, r, 0));
 }
 
 static void same_results(const job *j, const char *what)
@@ -117,7 +117,7 @@ static void check_promises(runner *run, const job *whole, const job *hoisted)
     run(whole, 0, n, 0, H);
 }
 
-/* ---- the arguments of a step, and what they come to ------------------------------------------------------------------ */
+/* ---- the arguments of a step, and what they come to -------------------------------------------------------------- */
 
 static matrix *w_ih, *w_hh; /* (G*H, I), (G*H, P): small enough to keep the gates open */
 
@@ -199,7 +199,7 @@ static job hoisted_job(const job *whole)
     return hoisted;
 }
 
-/* ---- forward, cell by cell ------------------------------------------------------------------------------------------- */
+/* ---- forward, cell by cell --------------------------------------------------------------------------------------- */
 
 static void rnn(ptrdiff_t n, ptrdiff_t H, ptrdiff_t I, ptrdiff_t gap, int relu)
 {
@@ -337,7 +337,7 @@ static void check_cho(ptrdiff_t n, ptrdiff_t H, ptrdiff_t I, ptrdiff_t gap)
     }
 }
 
-/* ---- backward -------------------------------------------------------------------------------------------------------- */
+/* ---- backward ---------------------------------------------------------------------------------------------------- */
 
 static long double slope_of_sigmoid(long double s) { return s * (1 - s); }
 static long double slope_of_tanh(long double t) { return 1 - t * t; }

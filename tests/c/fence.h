@@ -46,7 +46,7 @@ static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; 
 static inline ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t step) { return (n + step - 1) / step * step; }
 
-/* ---- failure ------------------------------------------------------------------------------------------------------- */
+/* ---- failure ----------------------------------------------------------------------------------------------------- */
 
 static char where[256]; /* what is being checked */
 #define CHECKING(...) snprintf(where, sizeof where, __VA_ARGS__)
@@ -70,7 +70,7 @@ static void over_the_fence(int signal_number)
     signal(signal_number, SIG_DFL);
 }
 
-/* ---- the tables ---------------------------------------------------------------------------------------------------- */
+/* ---- the tables -------------------------------------------------------------------------------------------------- */
 
 typedef struct set { /* a usable instruction set */
     const char *name;
@@ -100,7 +100,7 @@ static inline int follows(int i) { return i > 0 && sets[i].fused && sets[i - 1].
 /* a b + c as this set rounds it. */
 static inline real multiply_add(const set *s, real a, real b, real c) { return s->fused ? FMA(a, b, c) : a * b + c; }
 
-/* ---- matrices ------------------------------------------------------------------------------------------------------ */
+/* ---- matrices ---------------------------------------------------------------------------------------------------- */
 
 typedef struct matrix {
     real *at; /* element (r, j) is at[r * ld + j] */
@@ -187,8 +187,14 @@ static inline matrix *filled(matrix *m, double scale)
 }
 
 /* An argument that is read; one that is written; one that is both. */
-static inline matrix *given(ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t ld) { return filled(stand(rows, cols, ld, 0), 1); }
-static inline matrix *blank(ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t ld) { return remembered(stand(rows, cols, ld, 1)); }
+static inline matrix *given(ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t ld)
+{
+    return filled(stand(rows, cols, ld, 0), 1);
+}
+static inline matrix *blank(ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t ld)
+{
+    return remembered(stand(rows, cols, ld, 1));
+}
 static inline matrix *both(ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t ld) { return filled(stand(rows, cols, ld, 1), 1); }
 
 /* What was a result is now an argument that is only read. */
@@ -206,7 +212,10 @@ static inline void again(void)
             memcpy(matrices[i].low, matrices[i].was, (size_t)matrices[i].size * sizeof(real));
 }
 
-static inline int differ(const real *a, const real *b, ptrdiff_t n) { return memcmp(a, b, (size_t)n * sizeof(real)) != 0; }
+static inline int differ(const real *a, const real *b, ptrdiff_t n)
+{
+    return memcmp(a, b, (size_t)n * sizeof(real)) != 0;
+}
 
 /* No canary is broken, no argument that is only read has changed. */
 static inline void intact(void)
@@ -239,7 +248,7 @@ static inline void same_rows(const matrix *m, ptrdiff_t r0, ptrdiff_t r1, const 
 
 static inline void same(const matrix *m, const char *what) { same_rows(m, 0, m->rows, what); }
 
-/* ---- numbers ------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
 static double worst; /* error so far, in EPSILON */
 
@@ -259,7 +268,7 @@ static inline void equal(const matrix *m, ptrdiff_t r, ptrdiff_t j, real want)
         fail("element (%td, %td) is %a, not %a", r, j, (double)AT(m, r, j), (double)want);
 }
 
-/* ---- the grid of cases --------------------------------------------------------------------------------------------- */
+/* ---- the grid of cases ------------------------------------------------------------------------------------------- */
 
 enum { MOST_ROWS = 13, MOST_SIZE = 65 };
 static const ptrdiff_t sizes[] = {1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65}; /* around the vectors' lengths */

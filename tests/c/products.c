@@ -3,7 +3,7 @@
 #define _GNU_SOURCE
 #include "fence.h"
 
-/* ---- packing ------------------------------------------------------------------------------------------------------- */
+/* ---- packing ----------------------------------------------------------------------------------------------------- */
 
 static void check_pack_columns(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
 {
@@ -50,7 +50,7 @@ static void check_pack_gates(ptrdiff_t n, ptrdiff_t H, ptrdiff_t K, ptrdiff_t ga
         }
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------ */
+/* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* c = z + a w, where z is a matrix, one row, nothing (null), or c itself. */
 static void gemm_from(const set *s, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap, int z_rows, int in_place)
@@ -58,8 +58,8 @@ static void gemm_from(const set *s, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdi
     CHECKING("%s gemm M=%td N=%td K=%td gap=%td z_rows=%d in_place=%d", s->name, M, N, K, gap, z_rows, in_place);
     taken = 0;
     matrix *a = given(M, K, K + gap), *w = given(K, N, N), *z = given(z_rows ? M : 1, N, N + 2 * gap);
-    matrix *c = in_place ? both(M, N, N + gap) : blank(M, N, N + gap), *packed = blank(K * round_up(N, s->t->lanes), 1, 1);
-    matrix *sick = given(M, K, K);
+    matrix *c = in_place ? both(M, N, N + gap) : blank(M, N, N + gap), *sick = given(M, K, K);
+    matrix *packed = blank(K * round_up(N, s->t->lanes), 1, 1);
     const real *start = in_place ? c->at : z_rows < 0 ? NULL : z->at;
     ptrdiff_t ldz = in_place ? c->ld : z_rows > 0 ? z->ld : 0;
     s->t->pack_columns(K, N, 0, w->at, w->ld, packed->at, K, 0);
@@ -116,7 +116,7 @@ static void check_outer(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
     }
 }
 
-/* ---- sums ---------------------------------------------------------------------------------------------------------- */
+/* ---- sums -------------------------------------------------------------------------------------------------------- */
 
 static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
 {

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""How much memory a pass takes beyond its results: tracemalloc sees the kernels' blocks and NumPy's arrays alike.
+
+T time steps, B batch, I input size, H hidden size, P size of the projected h, G gates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tracemalloc
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from strategies import make_case
+from test_layers import KINDS, arguments, make
+from trials import backward, call_of, each_cell, each_direction, each_dtype, forward, losses_of
+
+from fastrnn import _kernels, native
+from fastrnn._records import GATES
+
+CHUNK_BYTES = 512 * 1024  # of the hoisted projection, see _unroll.pyx
+KEPT_BYTES = 64 * 2**20  # of workspaces kept for later calls, see _kernels.pyx
+TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q
+
+each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
+
+
+@contextmanager
+def traced():
+    """Memory is traced meanwhile."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def forget_workspaces():
+    """Two blocks as large as any that is kept take the room of all others."""
+    blocks = [_kernels.Memory(KEPT_BYTES // 2) for _ in range(2)]
+    del blocks
+
+
+def beyond_results(run):
+    """The most bytes in use at a time in a call, its results not included."""
+    forget_workspaces()
+    with traced():
+        results = run()
+        return tracemalloc.get_traced_memory()[1] - sum(a.nbytes for a in results.values())
+
+
+# -- workspaces ------------------------------------------------------------------------------------------------------
+
+
+@each_lengths
+@each_direction
+@each_dtype
+@each_cell
+def test_workspaces_do_not_grow_with_time(cell, variant, P, dtype, reverse, ragged, threads):
+    threads(1)
+    B, I, H = 2, 16, 32
+    forwards, backwards = [], []
+    for T in (3000, 9000):
+        lengths = (T // 2, T) if ragged else None
+        case = make_case(cell, variant, T, B, I, H, P, dtype, lengths=lengths, reverse=reverse)
+        call = call_of(cell, case)
+        forwards.append(beyond_results(lambda call=call: forward(native, call, training=False)[0]))
+        results, tape = forward(native, call)
+        losses = losses_of(results, lengths)
+        backwards.append(beyond_results(lambda tape=tape, losses=losses: backward(tape, losses)))
+    for short, long in (forwards, backwards):
+        assert long <= short + 1000
+    gates, size = GATES[cell] * H, np.dtype(dtype).itemsize
+    packed = gates * (I + H + 2) * size
+    assert forwards[0] < CHUNK_BYTES * (1 + I / gates) + 2 * packed + 10_000
+
+
+def test_kept_workspaces_are_bounded():
+    with traced():
+        blocks = [_kernels.Memory(10**7) for _ in range(12)]
+        assert tracemalloc.get_traced_memory()[0] > 12 * 10**7 > KEPT_BYTES
+        del blocks
+        assert 10**7 < tracemalloc.get_traced_memory()[0] < KEPT_BYTES
+
+
+# -- the tape --------------------------------------------------------------------------------------------------------
+
+
+@each_lengths
+@each_dtype
+@each_cell
+def test_what_the_tape_holds(cell, variant, P, dtype, ragged):
+    """For the steps that the sequences have what TAPE says, the initial states, and no copy of x and out."""
+    T, B, H = 50, 3, 17
+    lengths = (50, 20, 5) if ragged else None
+    call = call_of(cell, make_case(cell, variant, T, B, 5, H, P, dtype, lengths=lengths))
+    x, w_hh = call.x, call.w_hh
+    results, tape = forward(native, call)
+    assert tape.out is results["out"] and tape.call.x is x and tape.call.w_hh is w_hh
+    memory, _, *states = tape.saved
+    held = memory.size + sum(state.nbytes for state in states if state is not None)
+    unit = sum(lengths or [T] * B) * H * np.dtype(dtype).itemsize
+    assert memory.size == TAPE[cell] * unit
+    assert held < (TAPE[cell] + 1) * unit
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("B", [None, 1, 3])
+@each_dtype
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_into_out_allocates_nothing(kind, dtype, B):
+    """Nothing that it keeps; for a moment NumPy describes the two arrays, which takes a few dozen bytes."""
+    layer = make(kind, "stacked", dtype)
+    stream = layer.stream(B or 1)
+    x = arguments(layer, rows=B or 1)[0][0]
+    x, out = (a if B else a[0] for a in (x, np.empty((B or 1, layer.output_size), dtype)))
+
+    def steps(n):
+        for _ in itertools.repeat(None, n):
+            stream(x, out)
+
+    steps(10)
+    before = sys.getallocatedblocks()
+    steps(1000)
+    assert sys.getallocatedblocks() - before < 10
+    with traced():
+        steps(100)
+        kept, most = tracemalloc.get_traced_memory()
+    assert kept < 100 and most < 1000
