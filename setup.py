@@ -18,6 +18,7 @@ STRIP = [] if sys.platform in ("darwin", "win32") else ["-Wl,-s"]
 
 
 def extension(name, *sources):
+    """One compiled module, from its .pyx and what else is linked into it."""
     return Extension(
         f"fastrnn.{name}",
         [f"fastrnn/{name}.pyx", *sources],
@@ -31,7 +32,7 @@ def extension(name, *sources):
 class Build(build_ext):
     """Says what is missing where no GCC or Clang is at hand: the kernels are written in their vector extensions."""
 
-    def build_extensions(self):
+    def build_extensions(self):  # noqa: D102
         if self.compiler.compiler_type == "msvc":
             raise SystemExit("fastrnn: the kernels need GCC or Clang; MSVC has no vector extensions")
         super().build_extensions()

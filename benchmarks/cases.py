@@ -22,13 +22,17 @@ BLAS_THREADS = (
 )
 if "numpy" in sys.modules and any(os.environ.get(name) != "1" for name in BLAS_THREADS):
     raise ImportError(f"NumPy was loaded first: set {', '.join(BLAS_THREADS)} to 1 in the environment")
-os.environ.update(dict.fromkeys((*BLAS_THREADS, "FASTRNN_NUM_THREADS"), "1"), FASTRNN_BACKEND="native")
+os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
 
 import numpy as np  # noqa: E402
 
 import fastrnn  # noqa: E402
-from fastrnn import reference  # noqa: E402
+from fastrnn import config, reference  # noqa: E402
 from fastrnn._records import GATES, Grads  # noqa: E402
+
+if config.backend() is reference:
+    raise ImportError("the benchmarks compare the compiled kernels with NumPy: they need FASTRNN_BACKEND=native")
+fastrnn.set_num_threads(1)
 
 CELLS = tuple(GATES)
 SIDES = {"fastrnn": fastrnn, "NumPy": reference}

@@ -199,7 +199,7 @@ def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reve
     like = x.dtype
     if x.ndim != 3:
         raise ValueError(f"x: needs shape (T, B, I), got {x.shape}")
-    T, B, I = x.shape  # noqa: E741
+    T, B, I = x.shape
     G = GATES[cell]
     of_x, of_h, of_b = LETTERS[cell]
     w_hh = floats("w_hh", w_hh, like)

@@ -26,7 +26,10 @@ def use(str name):
             f32, f64 = isa.f32, isa.f64
             return
         i += 1
-    raise ValueError(f"FRNN_ISA: needs an instruction set usable here, got {name!r}")
+    raise ValueError(f"name: needs an instruction set usable here, got {name!r}")
+
+
+use("portable")  # until config has chosen: without a table every call would crash
 
 
 def compiler():

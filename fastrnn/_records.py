@@ -26,7 +26,7 @@ class Call:
     variant: str  # "tanh" or "relu"; "reset_after" or "reset_before"; "" for the LSTM
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     P: int
     x: np.ndarray  # (T, B, I)

@@ -31,7 +31,7 @@ WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 cdef int threads = 1
 
-# Bytes of the hoisted projection that are written before the time loop reads them: half of a typical L2 cache.
+# Bytes of the hoisted projection, or of the rows it reads, between two turns of the time loop: half of an L2 cache.
 cdef Py_ssize_t CHUNK_BYTES = 512 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 24    # fewest rows for which a panel of W_ih is worth reading
 cdef Py_ssize_t BACK_ROWS = 256    # of a chunk of BPTT: deep enough for the weight gradients' sums to pay
@@ -329,7 +329,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w,
         j.w_hr = NULL if w.w_hr is None else w.w_hr.at
         j.w_hn = NULL if w.w_hn is None else w.w_hn.at
         j.b_hn = NULL if w.b_hn is None else w.b_hn.at
-        j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // (j.G * j.H * size)), j.q.R)
+        j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // (max(j.G * j.H, j.I) * size)), j.q.R)
         parts = parts_for(j.q.B, 2.0 * j.q.R * j.G * j.H * (j.I + j.P))
         rows = max(j.chunk, j.q.B)
         j.work_each = rows * (j.G * j.H + j.I) + j.q.B * (2 * j.P + extra)

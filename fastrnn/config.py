@@ -13,6 +13,7 @@ import platform
 import sys
 import warnings
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ ISAS = ("portable", "avx2", "avx512")
 MOST_THREADS = 64  # of the pool in csrc/threads.c
 
 _backend: ModuleType = reference
-_kernels: ModuleType | None = None
-_unroll: ModuleType | None = None
+_kernels: Any = None  # the compiled modules, None without them
+_unroll: Any = None
 _isa = ""
 _threads = 1
 _why = ""

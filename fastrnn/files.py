@@ -20,7 +20,8 @@ from typing import IO, Any, cast
 import numpy as np
 
 from . import _check
-from .layers import GRU, LSTM, RNN, Layer, layout
+from .layers import GRU, LSTM, RNN, Layer
+from .parameters import layout
 
 HEADER = "fastrnn"
 VERSION = 1

@@ -164,9 +164,10 @@ def stream(layer, x, state):
 
 
 def refuse(layer, x, state):
-    for call in (layer, layer.stream(4)):
+    steps = layer.stream(4)
+    for call, args in ((layer, (x[0, 0],)), (layer, (x, [])), (steps, (x[0, 0],)), (steps, (x[0], x[0]))):
         with pytest.raises((TypeError, ValueError)):
-            call(x[0, 0], [])
+            call(*args)
 
 
 def resident():
@@ -421,6 +422,12 @@ def test_the_settings_are_obeyed():
         "NumPy's own",
         "64",
     ]
+
+
+def test_the_kernels_work_where_nobody_has_chosen():
+    script = "from fastrnn import _check, native; import numpy as np; one = np.ones((1, 1)); "
+    script += "print(native.forward(_check.rnn(one[None], one, one, None, None, None, 'relu', None, False), False)[0])"
+    assert python(script, FASTRNN_BACKEND="numpy").stdout.strip() == "[[[1.]]]"
 
 
 def usual_threads():
