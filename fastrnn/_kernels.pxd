@@ -15,23 +15,26 @@ cdef extern from "frnn.h" nogil:
                      const float* z, Py_ssize_t ldz, float* c, Py_ssize_t ldc) noexcept nogil
         void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const float* a, Py_ssize_t lda, const float* d,
                       Py_ssize_t ldd, float* c, Py_ssize_t ldc, float* work) noexcept nogil
-        void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst, Py_ssize_t lddst) noexcept nogil
+        void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
+                    Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const float* d, Py_ssize_t ldd, float* sums) noexcept nogil
-        void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz, const float* x,
-                         Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
-                         const float* w, float* h, Py_ssize_t ldh) noexcept nogil
-        void (*lstm_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
-                          const float* w, float* c, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
-        void (*gru_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* b_hn,
+        void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz,
                          const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev,
-                         Py_ssize_t u0, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
-        void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
-                          Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* w, float* rz,
-                          float* rh) noexcept nogil
-        void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x, Py_ssize_t ldx,
-                          Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* rh, const float* rz,
-                          const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
+                         Py_ssize_t P, const float* w, float* h, Py_ssize_t ldh) noexcept nogil
+        void (*lstm_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz,
+                          const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev,
+                          Py_ssize_t P, const float* w, float* c, float* h, Py_ssize_t ldh,
+                          float* tape) noexcept nogil
+        void (*gru_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* z, Py_ssize_t ldz,
+                         const float* b_hn, const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev,
+                         Py_ssize_t ldh_prev, Py_ssize_t u0, const float* w, float* h, Py_ssize_t ldh,
+                         float* tape) noexcept nogil
+        void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* w,
+                          float* rz, float* rh) noexcept nogil
+        void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
+                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* rh,
+                          const float* rz, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
                          float* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* c_prev, Py_ssize_t ldc_prev,
@@ -55,17 +58,20 @@ cdef extern from "frnn.h" nogil:
                      const double* z, Py_ssize_t ldz, double* c, Py_ssize_t ldc) noexcept nogil
         void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const double* a, Py_ssize_t lda, const double* d,
                       Py_ssize_t ldd, double* c, Py_ssize_t ldc, double* work) noexcept nogil
-        void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst, Py_ssize_t lddst) noexcept nogil
+        void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
+                    Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const double* d, Py_ssize_t ldd, double* sums) noexcept nogil
-        void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz, const double* x,
-                         Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
-                         const double* w, double* h, Py_ssize_t ldh) noexcept nogil
-        void (*lstm_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
-                          const double* w, double* c, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+        void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz,
+                         const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev,
+                         Py_ssize_t P, const double* w, double* h, Py_ssize_t ldh) noexcept nogil
+        void (*lstm_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz,
+                          const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev,
+                          Py_ssize_t P, const double* w, double* c, double* h, Py_ssize_t ldh,
+                          double* tape) noexcept nogil
         void (*gru_step)(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* z, Py_ssize_t ldz,
                          const double* b_hn, const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev,
-                         Py_ssize_t ldh_prev, Py_ssize_t u0, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+                         Py_ssize_t ldh_prev, Py_ssize_t u0, const double* w, double* h, Py_ssize_t ldh,
+                         double* tape) noexcept nogil
         void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
                           Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* w,
                           double* rz, double* rh) noexcept nogil
@@ -180,45 +186,46 @@ cdef inline void add_rows(Py_ssize_t K, Py_ssize_t N, const real* d, Py_ssize_t 
         f64.add_rows(K, N, d, ldd, sums)
 
 
-cdef inline void rnn_step(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const real* z, Py_ssize_t ldz, const real* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
-                          const real* w, real* h, Py_ssize_t ldh) noexcept nogil:
+cdef inline void rnn_step(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const real* z, Py_ssize_t ldz,
+                          const real* x, Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev,
+                          Py_ssize_t P, const real* w, real* h, Py_ssize_t ldh) noexcept nogil:
     if real is float:
         f32.rnn_step(turn, n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
     else:
         f64.rnn_step(turn, n, U, relu, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, h, ldh)
 
 
-cdef inline void lstm_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
-                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, Py_ssize_t P,
-                           const real* w, real* c, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+cdef inline void lstm_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz,
+                           const real* x, Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev,
+                           Py_ssize_t P, const real* w, real* c, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
     if real is float:
         f32.lstm_step(turn, n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
     else:
         f64.lstm_step(turn, n, U, H, z, ldz, x, ldx, I, h_prev, ldh_prev, P, w, c, h, ldh, tape)
 
 
-cdef inline void gru_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* b_hn,
-                          const real* x, Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev,
-                          Py_ssize_t u0, const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+cdef inline void gru_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* z, Py_ssize_t ldz,
+                          const real* b_hn, const real* x, Py_ssize_t ldx, Py_ssize_t I, const real* h_prev,
+                          Py_ssize_t ldh_prev, Py_ssize_t u0, const real* w, real* h, Py_ssize_t ldh,
+                          real* tape) noexcept nogil:
     if real is float:
         f32.gru_step(turn, n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
     else:
         f64.gru_step(turn, n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
 
 
-cdef inline void gru_gates(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
-                           Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* w, real* rz,
-                           real* rh) noexcept nogil:
+cdef inline void gru_gates(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
+                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* w,
+                           real* rz, real* rh) noexcept nogil:
     if real is float:
         f32.gru_gates(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
     else:
         f64.gru_gates(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
 
 
-cdef inline void gru_reset(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x, Py_ssize_t ldx,
-                           Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* rh, const real* rz,
-                           const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+cdef inline void gru_reset(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
+                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* rh,
+                           const real* rz, const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
     if real is float:
         f32.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
     else:

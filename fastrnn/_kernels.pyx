@@ -90,7 +90,7 @@ cdef void* address(object array, bint writable=False) except? NULL:
     return at
 
 
-# ---- workspaces ---------------------------------------------------------------------------------------------------------
+# ---- workspaces -----------------------------------------------------------------------------------------------------
 
 # A page that the system hands out costs microseconds, so a pass that took its workspaces from it anew would spend half
 # of its time there. A few blocks are kept instead, the oldest going first.

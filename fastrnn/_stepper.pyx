@@ -52,8 +52,8 @@ cdef struct Layer:
     const void* b_hn
 
 
-cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Layer* l, const real* x, const real* h_prev,
-                  real* h, real* c, real* scratch) noexcept nogil:
+cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Layer* l, const real* x,
+                  const real* h_prev, real* h, real* c, real* scratch) noexcept nogil:
     """One step of one layer. scratch: 3 B H elements."""
     cdef Py_ssize_t I = l.I
     cdef const real* w = <const real*>l.w
@@ -166,9 +166,10 @@ cdef class Stepper:
         cdef const real* h_prev = <const real*>self.states.at + self.turn * self.L * size
         cdef real* h = <real*>self.states.at + (1 - self.turn) * self.L * size
         cdef real* c = <real*>self.cells.at
+        cdef real* scratch = <real*>self.scratch.at
         cdef unsigned long saved = flush()
         for l in range(self.L):
-            advance(self.cell, <int>self.turn, B, self.H, self.P, &self.layers[l], x, h_prev, h, c, <real*>self.scratch.at)
+            advance(self.cell, <int>self.turn, B, self.H, self.P, &self.layers[l], x, h_prev, h, c, scratch)
             x = h
             h += size
             h_prev += size

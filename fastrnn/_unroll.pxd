@@ -28,7 +28,7 @@ cdef struct Sequence:
     bint direct                # the ranks of a step stand one row apart in the caller's arrays
 
 
-# ---- forward ------------------------------------------------------------------------------------------------------------
+# ---- forward --------------------------------------------------------------------------------------------------------
 
 
 cdef struct Step:  # one step of the ranks of one thread
@@ -79,7 +79,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w,
                        Py_ssize_t extra)
 
 
-# ---- backward -----------------------------------------------------------------------------------------------------------
+# ---- backward -------------------------------------------------------------------------------------------------------
 
 
 cdef struct BackStep:  # one step of the ranks of one thread
@@ -94,11 +94,11 @@ cdef struct BackStep:  # one step of the ranks of one thread
     void* scratch              # (n, H)
 
 
-cdef struct Product:  # a weight gradient, or some rows of it: w (M, N) += dz^T rows, dz (K, M), rows (K, N), every chunk
+cdef struct Product:  # a weight gradient, or some rows of one: for every chunk w (M, N) += dz^T rows, dz (K, M)
     Py_ssize_t M, N
     const void* dz
     Py_ssize_t ld
-    const void* rows
+    const void* rows           # (K, N)
     void* w
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Unrolling a layer over time: the loops over steps, chunks and threads, forward and BPTT, for every cell.
 
-_unroll.pxd says what ranks, packed rows and the letters are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps of
-a chunk.
+_unroll.pxd says what ranks, packed rows and the letters are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps
+of a chunk.
 """
 
 from fastrnn._kernels cimport (
@@ -18,7 +18,7 @@ from fastrnn._kernels cimport (
     pack_gates,
     padded,
     real,
-    run,
+    run as run_shared,
 )
 
 from libc.string cimport memcpy, memset
@@ -50,7 +50,7 @@ def set_shared_flops(double flops):
     return before
 
 
-# ---- sharing work out ---------------------------------------------------------------------------------------------------
+# ---- sharing work out -----------------------------------------------------------------------------------------------
 
 
 cdef int parts_for(Py_ssize_t B, double flops) noexcept nogil:
@@ -76,7 +76,7 @@ cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize
     r1[0] = cut(q, part + 1, parts) if part + 1 < parts else q.B
 
 
-# ---- rows and steps ------------------------------------------------------------------------------------------------------
+# ---- rows and steps -------------------------------------------------------------------------------------------------
 
 
 cdef inline Py_ssize_t before(const Sequence* q, Py_ssize_t s) noexcept nogil:
@@ -135,7 +135,7 @@ cdef void add_gathered(const View* v, const Sequence* q, Py_ssize_t width, Py_ss
         to += width
 
 
-# ---- arrays to views and packed weights ---------------------------------------------------------------------------------
+# ---- arrays to views and packed weights -----------------------------------------------------------------------------
 
 
 cdef View view_of(object array, bint writable=False) except *:
@@ -227,7 +227,7 @@ cdef by_row(object call, object state):
     return rows
 
 
-# ---- forward ------------------------------------------------------------------------------------------------------------
+# ---- forward --------------------------------------------------------------------------------------------------------
 
 
 cdef Py_ssize_t chunk_end(const Job* j, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
@@ -336,7 +336,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w,
         workspace = Memory(j.work_each * parts * size)
         j.work = (<Memory>workspace).at
         with nogil:
-            run(forward_task, &j, parts)
+            run_shared(forward_task, &j, parts)
     h_n = final_h(call, out, h0)
     return out, h_n, None if c is None else by_row(call, c), (tape, tape_parts * j.H, h0, c0) if training else None
 
@@ -355,7 +355,7 @@ cdef final_h(object call, object out, object h0):
     return h_n
 
 
-# ---- backward -----------------------------------------------------------------------------------------------------------
+# ---- backward -------------------------------------------------------------------------------------------------------
 
 
 cdef inline Py_ssize_t chunk_start(const BackJob* j, Py_ssize_t s1) noexcept nogil:
@@ -513,7 +513,7 @@ cdef class Backward:
         j.work_each = self.chunk_rows() * max(4 * lanes(self.itemsize), j.I) + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)
         with nogil:
-            run(backward_task, j, parts)
+            run_shared(backward_task, j, parts)
 
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
         """b[row:row+n] becomes the sums of dz's columns from `column` on."""
