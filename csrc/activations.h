@@ -13,7 +13,7 @@
 #define LN2_LOW 0x1.a39ef35793c76p-33
 #define EXPONENT_BIAS 1023
 #define MANTISSA 52
-#define LIFT 512         /* 2^LIFT keeps a sigmoid's tail above the subnormals until the last multiplication */
+#define LIFT 512 /* 2^LIFT keeps a sigmoid's tail above the subnormals until the last multiplication */
 #define LIFT_BACK 0x1p-512
 #define SIGMOID_END -746.0 /* e^x is 0 below */
 #define TANH_END -38.2     /* e^x - 1 is -1 below */
@@ -31,10 +31,17 @@
 #endif
 
 #if FRNN_WIDE
-static const real q_coefficients[] = {
-    2.087532664867273762e-9,   2.5109024681483620756e-8, 2.7557402783785293269e-7, 2.7557244253519698595e-6,
-    0.000024801587172219159292, 0.0001984126988607417229, 0.0013888888888962611549, 0.0083333333333216538575,
-    0.041666666666666508137,    0.16666666666666676547,   0.5};
+static const real q_coefficients[] = {2.087532664867273762e-9,
+                                      2.5109024681483620756e-8,
+                                      2.7557402783785293269e-7,
+                                      2.7557244253519698595e-6,
+                                      0.000024801587172219159292,
+                                      0.0001984126988607417229,
+                                      0.0013888888888962611549,
+                                      0.0083333333333216538575,
+                                      0.041666666666666508137,
+                                      0.16666666666666676547,
+                                      0.5};
 #else
 static const real q_coefficients[] = {0x1.6bebfap-10f, 0x1.1227b0p-7f, 0x1.555674p-5f, 0x1.5554b0p-3f, 0x1.fffffep-2f};
 #endif

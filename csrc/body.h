@@ -84,19 +84,23 @@ static void pack_gates(ptrdiff_t G, ptrdiff_t H, ptrdiff_t K, int first, const r
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
  * Whichever side is smaller stays in registers, the other streams past it. */
 INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w,
-                           const real *z, ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv)
+                      const real *z, ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv)
 {
     vec acc[8][4], held[8];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int v = 0; v < V; v++) acc[r][v] = load(z + r * zr + v * zv);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < V; v++)
+            acc[r][v] = load(z + r * zr + v * zv);
+    }
     for (ptrdiff_t k = 0; k < K; k++, a += ak, w += V * VL) {
         if (R < V) {
-            UNROLL for (int r = 0; r < R; r++) held[r] = all(a[r * ar]);
+            UNROLL for (int r = 0; r < R; r++)
+                held[r] = all(a[r * ar]);
             UNROLL for (int v = 0; v < V; v++) {
                 vec wv = load(w + v * VL);
                 if (R > 1)
                     FRNN_KEEP(wv);
-                UNROLL for (int r = 0; r < R; r++) acc[r][v] = fmadd(held[r], wv, acc[r][v]);
+                UNROLL for (int r = 0; r < R; r++)
+                    acc[r][v] = fmadd(held[r], wv, acc[r][v]);
             }
         } else {
             UNROLL for (int v = 0; v < V; v++) {
@@ -106,12 +110,15 @@ INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, pt
             }
             UNROLL for (int r = 0; r < R; r++) {
                 vec ar_k = all(a[r * ar]);
-                UNROLL for (int v = 0; v < V; v++) acc[r][v] = fmadd(ar_k, held[v], acc[r][v]);
+                UNROLL for (int v = 0; v < V; v++)
+                    acc[r][v] = fmadd(ar_k, held[v], acc[r][v]);
             }
         }
     }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int v = 0; v < V; v++) put(c + r * cr + v * cv, acc[r][v]);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < V; v++)
+            put(c + r * cr + v * cv, acc[r][v]);
+    }
 }
 
 typedef void tile_function(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, const real *z,
@@ -130,8 +137,7 @@ TILES(2)
 TILES(3)
 TILES(4)
 
-#define ROW(V)                                                                                                         \
-    {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
+#define ROW(V) {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
 static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
 
 /* Rows of the next tile when `left` are to do: as even as they can be (32 = 6,6,5,5,5,5). */
@@ -244,8 +250,8 @@ static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, rea
 /* ---- one step forward ---------------------------------------------------------------------------------------------- */
 
 /* The accumulators of m rows and G gates of one block of units, from z. */
-INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z, ptrdiff_t ldz, ptrdiff_t H,
-                            real *buf, ptrdiff_t row)
+INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z, ptrdiff_t ldz, ptrdiff_t H, real *buf,
+                       ptrdiff_t row)
 {
     for (ptrdiff_t r = 0; r < m; r++)
         for (ptrdiff_t g = 0; g < G; g++)
@@ -358,7 +364,8 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
             m = tile_rows(n - r, 4);
 #define BLOCK_OF(m, lanes)                                                                                             \
     lstm_block(m, lanes, H, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,       \
-               w + u * 4 * (I + P), c + r * H + u, h + r * ldh + u, ldh, tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL)
+               w + u * 4 * (I + P), c + r * H + u, h + r * ldh + u, ldh,                                               \
+               tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL)
             EACH_KIND(m, lanes);
 #undef BLOCK_OF
         }
@@ -417,8 +424,8 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
     }
 }
 
-static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
-                      const real *h_prev, ptrdiff_t ldh_prev, const real *w, real *rz, real *rh)
+static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
+                      ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, const real *w, real *rz, real *rh)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 2 * VL, blocks = (H + VL - 1) / VL;
@@ -441,9 +448,9 @@ static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff
     }
 }
 
-static void gru_reset(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx, ptrdiff_t I,
-                      const real *h_prev, ptrdiff_t ldh_prev, const real *rh, const real *rz, const real *w, real *h,
-                      ptrdiff_t ldh, real *tape)
+static void gru_reset(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
+                      ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, const real *rh, const real *rz,
+                      const real *w, real *h, ptrdiff_t ldh, real *tape)
 {
     rnn_step(turn, n, H, 0, z + 2 * H, ldz, x, ldx, I, rh, H, H, w, h, ldh); /* h holds n for a moment */
     for (ptrdiff_t i = 0; i < n; i++, h += ldh, h_prev += ldh_prev, rz += 2 * H, rh += H)
@@ -556,8 +563,22 @@ static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
 }
 
 #define FRNN_PRIMITIVES                                                                                                \
-    {.lanes = VL, .pack_columns = pack_columns, .pack_gates = pack_gates, .gemm = gemm, .outer = outer, .add = add,    \
-     .add_rows = add_rows, .rnn_step = rnn_step, .lstm_step = lstm_step, .gru_step = gru_step,                       \
-     .gru_gates = gru_gates, .gru_reset = gru_reset, .rnn_back = rnn_back, .lstm_back = lstm_back,                     \
-     .gru_back = gru_back, .gru_reset_back = gru_reset_back, .gru_gates_back = gru_gates_back, .tanh = tanh_row,       \
+    {.lanes = VL,                                                                                                      \
+     .pack_columns = pack_columns,                                                                                     \
+     .pack_gates = pack_gates,                                                                                         \
+     .gemm = gemm,                                                                                                     \
+     .outer = outer,                                                                                                   \
+     .add = add,                                                                                                       \
+     .add_rows = add_rows,                                                                                             \
+     .rnn_step = rnn_step,                                                                                             \
+     .lstm_step = lstm_step,                                                                                           \
+     .gru_step = gru_step,                                                                                             \
+     .gru_gates = gru_gates,                                                                                           \
+     .gru_reset = gru_reset,                                                                                           \
+     .rnn_back = rnn_back,                                                                                             \
+     .lstm_back = lstm_back,                                                                                           \
+     .gru_back = gru_back,                                                                                             \
+     .gru_reset_back = gru_reset_back,                                                                                 \
+     .gru_gates_back = gru_gates_back,                                                                                 \
+     .tanh = tanh_row,                                                                                                 \
      .sigmoid = sigmoid_row}

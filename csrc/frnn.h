@@ -93,19 +93,20 @@ enum {
  * gru_reset:  n = tanh(z_n + x W_ih[n]^T + rh W_hh[n]^T);  h = n + z (h_prev - n)
  *   w: columns layout of the gate n; tape (n, 4H): r z n rh. */
 #define FRNN_FORWARD(R)                                                                                                \
-    void (*rnn_step)(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,         \
-                     ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *h, ptrdiff_t ldh);  \
-    void (*lstm_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,     \
-                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *c, R *h,           \
-                      ptrdiff_t ldh, R *tape);                                                                         \
-    void (*gru_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *b_hn, const R *x,      \
-                     ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0, const R *w, R *h,  \
-                     ptrdiff_t ldh, R *tape);                                                                          \
-    void (*gru_gates)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
-                      const R *h_prev, ptrdiff_t ldh_prev, const R *w, R *rz, R *rh);                                  \
-    void (*gru_reset)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx, ptrdiff_t I,     \
-                      const R *h_prev, ptrdiff_t ldh_prev, const R *rh, const R *rz, const R *w, R *h, ptrdiff_t ldh,  \
-                      R *tape);
+    void (*rnn_step)(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const R *z, ptrdiff_t ldz, const R *x,              \
+                     ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *h,   \
+                     ptrdiff_t ldh);                                                                                   \
+    void (*lstm_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x,          \
+                      ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *c,  \
+                      R *h, ptrdiff_t ldh, R *tape);                                                                   \
+    void (*gru_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *b_hn,        \
+                     const R *x, ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,        \
+                     const R *w, R *h, ptrdiff_t ldh, R *tape);                                                        \
+    void (*gru_gates)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,        \
+                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, const R *w, R *rz, R *rh);                     \
+    void (*gru_reset)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,        \
+                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, const R *rh, const R *rz, const R *w, R *h,    \
+                      ptrdiff_t ldh, R *tape);
 
 /* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
  * of dz with the weights is left to gemm. The tape is only read.
