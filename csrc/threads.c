@@ -46,6 +46,8 @@ void frnn_unflush(unsigned long saved)
 #if defined(_WIN32)
 
 void frnn_barrier(int parts) { (void)parts; }
+void frnn_meet(int parts) { (void)parts; }
+int frnn_punctual(void) { return 0; }
 
 void frnn_run(frnn_task task, void *job, int want)
 {
@@ -65,6 +67,7 @@ enum {
     MOST = 64,
     SPINS = 4000,       /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
     YIELD_AFTER = 1000, /* in a barrier: whoever is missing may be waiting for this very core */
+    APART = 100,        /* calls on one thread after a late meeting */
 };
 
 static struct {
@@ -78,6 +81,7 @@ static struct {
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
     _Alignas(64) atomic_uint barriers; /* passed */
+    _Alignas(64) atomic_int apart;     /* questions of frnn_punctual still to be denied */
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static inline void relax(void)
@@ -89,21 +93,42 @@ static inline void relax(void)
 #endif
 }
 
-void frnn_barrier(int parts)
+/* Returns whether this part had to wait so long that it gave its core away. */
+static int barrier(int parts)
 {
-    if (parts == 1)
-        return;
+    int spins = 0;
     unsigned passed = atomic_load_explicit(&pool.barriers, memory_order_acquire);
     if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == parts - 1) {
         atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&pool.barriers, passed + 1, memory_order_release);
-        return;
+        return 0;
     }
-    for (int spins = 0; atomic_load_explicit(&pool.barriers, memory_order_acquire) == passed; spins++)
+    for (; atomic_load_explicit(&pool.barriers, memory_order_acquire) == passed; spins++)
         if (spins < YIELD_AFTER)
             relax();
         else
             sched_yield();
+    return spins > YIELD_AFTER;
+}
+
+void frnn_barrier(int parts)
+{
+    if (parts > 1)
+        barrier(parts);
+}
+
+void frnn_meet(int parts)
+{
+    if (parts > 1 && barrier(parts))
+        atomic_store_explicit(&pool.apart, APART, memory_order_relaxed);
+}
+
+int frnn_punctual(void)
+{
+    if (atomic_load_explicit(&pool.apart, memory_order_relaxed) <= 0)
+        return 1;
+    atomic_fetch_sub_explicit(&pool.apart, 1, memory_order_relaxed);
+    return 0;
 }
 
 static void wait_for_round_after(unsigned seen)

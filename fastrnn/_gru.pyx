@@ -57,8 +57,9 @@ def pack(call):
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
-    cdef Py_ssize_t n = a.n, H = j.H, ldh_prev = a.ldh_prev
+    cdef Py_ssize_t n = a.n, H = j.H, u0 = a.u0, ldh_prev = a.ldh_prev
     cdef int turn = <int>a.s
+    cdef real* tape = <real*>a.tape + u0 if a.tape != NULL else <real*>NULL
     cdef const real* h_prev = <const real*>a.h_prev
     cdef const real* none = NULL
     cdef real* rz = <real*>a.scratch
@@ -66,10 +67,10 @@ cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
     if j.variant:
         gru_gates(turn, n, H, z, 3 * H, none, 0, 0, h_prev, ldh_prev, <const real*>j.w_hh, rz, rh)
         gru_reset(turn, n, H, z, 3 * H, none, 0, 0, h_prev, ldh_prev, rh, rz, <const real*>j.w_hn, <real*>a.h, a.ldh,
-                  <real*>a.tape)
+                  tape)
     else:
-        gru_step(turn, n, H, H, z, 3 * H, <const real*>j.b_hn, none, 0, 0, h_prev, ldh_prev, 0, <const real*>j.w_hh,
-                 <real*>a.h, a.ldh, <real*>a.tape)
+        gru_step(turn, n, a.U, H, z + u0, 3 * H, <const real*>j.b_hn + u0, none, 0, 0, h_prev, ldh_prev, u0,
+                 <const real*>j.w_hh + u0 * 3 * H, <real*>a.h + u0, a.ldh, tape)
 
 
 cdef void step(const Job* j, const Step* a) noexcept nogil:

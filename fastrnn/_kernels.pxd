@@ -103,6 +103,8 @@ cdef extern from "frnn.h" nogil:
     const char* frnn_compiler()
     void frnn_run(frnn_task task, void* job, int want)
     void frnn_barrier(int parts)
+    void frnn_meet(int parts)
+    int frnn_punctual()
     unsigned long frnn_flush()
     void frnn_unflush(unsigned long saved)
 
@@ -118,6 +120,8 @@ cdef const frnn_f64* f64
 # The C functions themselves are linked into _kernels alone; the other modules reach them through it.
 cdef void run(frnn_task task, void* job, int want) noexcept nogil
 cdef void barrier(int parts) noexcept nogil
+cdef void meet(int parts) noexcept nogil
+cdef bint punctual() noexcept nogil
 cdef unsigned long flush() noexcept nogil
 cdef void unflush(unsigned long saved) noexcept nogil
 

@@ -61,6 +61,14 @@ cdef void barrier(int parts) noexcept nogil:
     frnn_barrier(parts)
 
 
+cdef void meet(int parts) noexcept nogil:
+    frnn_meet(parts)
+
+
+cdef bint punctual() noexcept nogil:
+    return frnn_punctual()
+
+
 cdef unsigned long flush() noexcept nogil:
     return frnn_flush()
 

@@ -37,14 +37,15 @@ def pack(call):
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
-    cdef Py_ssize_t n = a.n, H = j.H, P = j.P, ldh = a.ldh
-    cdef real* c = <real*>j.c + a.r0 * H
-    cdef real* h = <real*>a.h
+    cdef Py_ssize_t n = a.n, H = j.H, P = j.P, u0 = a.u0, ldh = a.ldh
+    cdef real* c = <real*>j.c + a.r0 * H + u0
+    cdef real* h = <real*>a.h + u0
+    cdef real* tape = <real*>a.tape + u0 if a.tape != NULL else <real*>NULL
     cdef const real* none = NULL
     if j.w_hr != NULL:
         h, ldh = <real*>a.scratch, H
-    lstm_step(<int>a.s, n, H, H, z, 4 * H, none, 0, 0, <const real*>a.h_prev, a.ldh_prev, P, <const real*>j.w_hh, c, h,
-              ldh, <real*>a.tape)
+    lstm_step(<int>a.s, n, a.U, H, z + u0, 4 * H, none, 0, 0, <const real*>a.h_prev, a.ldh_prev, P,
+              <const real*>j.w_hh + u0 * 4 * P, c, h, ldh, tape)
     if j.w_hr != NULL:
         gemm(n, P, H, h, H, <const real*>j.w_hr, none, 0, <real*>a.h, a.ldh)
 

@@ -32,8 +32,8 @@ def pack(call):
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
-    rnn_step(<int>a.s, a.n, j.H, j.variant, z, j.H, <const real*>NULL, 0, 0, <const real*>a.h_prev, a.ldh_prev, j.H,
-             <const real*>j.w_hh, <real*>a.h, a.ldh)
+    rnn_step(<int>a.s, a.n, a.U, j.variant, z + a.u0, j.H, <const real*>NULL, 0, 0, <const real*>a.h_prev, a.ldh_prev,
+             j.H, <const real*>j.w_hh + a.u0 * j.H, <real*>a.h + a.u0, a.ldh)
 
 
 cdef void step(const Job* j, const Step* a) noexcept nogil:

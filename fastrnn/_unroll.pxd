@@ -31,8 +31,9 @@ cdef struct Sequence:
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 
-cdef struct Step:  # one step of the ranks of one thread
+cdef struct Step:  # one thread's part of one step: all units of some ranks, or some units of all ranks
     Py_ssize_t s, r0, n        # n rows from rank r0 on
+    Py_ssize_t u0, U           # U units from u0 on
     const void* z              # (n, G*H), x W_ih^T + b
     const void* h_prev         # (n, P)
     Py_ssize_t ldh_prev
@@ -49,6 +50,7 @@ cdef struct Job:  # a forward pass
     Py_ssize_t chunk           # rows of the hoisted projection, at most or one step's
     Py_ssize_t extra
     Py_ssize_t work_each       # elements of workspace a thread has
+    bint by_units              # threads share the units of a step, not the rows
     void (*step)(const Job* j, const Step* a) noexcept nogil
     View x, out
     const void* w_ih
@@ -109,6 +111,7 @@ cdef struct BackJob:  # a backward pass
     Py_ssize_t steps           # of a chunk
     Py_ssize_t width           # of a row of dz, whose first G*H columns are x's side
     Py_ssize_t work_each
+    bint by_units              # the time loop is one thread's, the products after it are all threads'
     void (*back)(const BackJob* j, const BackStep* a) noexcept nogil
     View x, out, dx, grad_out
     const void* tape           # (R, tape_width)

@@ -13,10 +13,12 @@ from fastrnn._kernels cimport (
     barrier,
     gemm,
     lanes,
+    meet,
     outer,
     pack_columns,
     pack_gates,
     padded,
+    punctual,
     real,
     run as run_shared,
 )
@@ -36,6 +38,7 @@ cdef Py_ssize_t CHUNK_BYTES = 512 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 24    # fewest rows for which a panel of W_ih is worth reading
 cdef Py_ssize_t BACK_ROWS = 256    # of a chunk of BPTT: deep enough for the weight gradients' sums to pay
 cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it brings
+cdef Py_ssize_t SHARED_WEIGHTS = 60000  # that a step reads: below, threads would wait for each other more than work
 
 
 def set_threads(int n):
@@ -44,9 +47,16 @@ def set_threads(int n):
 
 
 def set_shared_flops(double flops):
-    """From how many flops on a call's work is shared out; the value before. For tests and benchmarks."""
+    """From how many flops on a call's rows are shared out; the value before. For tests and benchmarks."""
     global SHARED_FLOPS
     before, SHARED_FLOPS = SHARED_FLOPS, flops
+    return before
+
+
+def set_shared_weights(Py_ssize_t weights):
+    """From how many weights of a step on its units are shared out; the value before. For tests and benchmarks."""
+    global SHARED_WEIGHTS
+    before, SHARED_WEIGHTS = SHARED_WEIGHTS, weights
     return before
 
 
@@ -56,6 +66,13 @@ def set_shared_flops(double flops):
 cdef int parts_for(Py_ssize_t B, double flops) noexcept nogil:
     """Threads for a job whose rows can be shared out."""
     return 1 if flops < SHARED_FLOPS else <int>max(min(<Py_ssize_t>threads, B), 1)
+
+
+cdef int parts_by_units(const Sequence* q, Py_ssize_t weights, Py_ssize_t H, Py_ssize_t unit) noexcept nogil:
+    """Threads for a job of a single row, whose units can be shared out where a step is long enough to meet after it."""
+    if threads == 1 or q.B != 1 or weights < SHARED_WEIGHTS or not punctual():
+        return 1
+    return <int>max(min(<Py_ssize_t>threads, H // unit), 1)
 
 
 cdef Py_ssize_t cut(const Sequence* q, int part, int parts) noexcept nogil:
@@ -68,6 +85,14 @@ cdef Py_ssize_t cut(const Sequence* q, int part, int parts) noexcept nogil:
             return r
         steps += q.lengths[r]
     return q.B
+
+
+cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,
+                      Py_ssize_t* U) noexcept nogil:
+    """The units u0..u0+U-1 of a part: whole panels."""
+    cdef Py_ssize_t panel = 4 * lanes(itemsize), panels = (H + panel - 1) // panel
+    u0[0] = min(panels * part // parts * panel, H)
+    U[0] = min(panels * (part + 1) // parts * panel, H) - u0[0]
 
 
 cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize_t* r1) noexcept nogil:
@@ -258,8 +283,19 @@ cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_
     gemm(rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z, GH)
 
 
-cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) noexcept nogil:
-    """All steps of the ranks r0..r1-1, chunk by chunk: their projections at once, then step by step."""
+cdef void project_share(const Job* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, real* x_rows,
+                        real* z) noexcept nogil:
+    """This part's steps of a chunk's projection, when all parts have all rows."""
+    cdef Py_ssize_t first = s0 + (s1 - s0) * part // parts, end = s0 + (s1 - s0) * (part + 1) // parts
+    cdef Py_ssize_t rows = before(&j.q, first) - before(&j.q, s0)
+    project(j, first, end, 0, j.q.B, x_rows + rows * j.I, z + rows * j.G * j.H)
+    barrier(parts)
+
+
+cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int parts, real* work) noexcept nogil:
+    """All steps of the ranks r0..r1-1, chunk by chunk: their projections at once, then step by step.
+
+    parts > 1: as many threads do this together, each with its share of the units, in one workspace."""
     cdef Py_ssize_t s0 = 0, s1, s, P = j.P, B = r1 - r0, GH = j.G * j.H
     cdef real* turns = work                      # where h lives if it has no place in `out`: two steps in turn
     cdef real* z_rows = turns + B * (2 * P + j.extra)
@@ -267,9 +303,13 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) n
     cdef Step a
     a.r0, a.h_prev, a.ldh_prev, a.ldh, a.tape = r0, <const real*>j.h0 + r0 * P, P, P, NULL
     a.scratch = turns + 2 * B * P
+    share_units(j.H, sizeof(real), part, parts, &a.u0, &a.U)
     s1 = chunk_end(j, s0, r0, r1)
     while s1 > s0:
-        project(j, s0, s1, r0, r1, z_rows + max(j.chunk, B) * GH, z_rows)
+        if parts == 1:
+            project(j, s0, s1, r0, r1, z_rows + max(j.chunk, B) * GH, z_rows)
+        else:
+            project_share(j, s0, s1, part, parts, z_rows + max(j.chunk, B) * GH, z_rows)
         z = z_rows
         for s in range(s0, s1):
             a.s, a.n, a.z = s, at_work(&j.q, s, r0, r1), z
@@ -280,7 +320,8 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) n
             if j.tape != NULL:
                 a.tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
             j.step(j, &a)
-            if not j.q.direct:
+            meet(parts)
+            if part == 0 and not j.q.direct:
                 scatter(&j.out, &j.q, P, s, r0, a.n, <const real*>a.h)
             a.h_prev, a.ldh_prev = a.h, a.ldh
             z += a.n * GH
@@ -291,11 +332,17 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, real* work) n
 cdef void forward_task(void* job, int part, int parts) noexcept nogil:
     cdef Job* j = <Job*>job
     cdef Py_ssize_t r0, r1
+    if j.by_units:
+        if j.wide:
+            forward_rows(j, 0, j.q.B, part, parts, <double*>j.work)
+        else:
+            forward_rows(j, 0, j.q.B, part, parts, <float*>j.work)
+        return
     share(&j.q, part, parts, &r0, &r1)
     if j.wide:
-        forward_rows(j, r0, r1, <double*>j.work + part * j.work_each)
+        forward_rows(j, r0, r1, 0, 1, <double*>j.work + part * j.work_each)
     else:
-        forward_rows(j, r0, r1, <float*>j.work + part * j.work_each)
+        forward_rows(j, r0, r1, 0, 1, <float*>j.work + part * j.work_each)
 
 
 cdef tuple run_forward(object call, bint training, object out, Packed w,
@@ -331,6 +378,9 @@ cdef tuple run_forward(object call, bint training, object out, Packed w,
         j.b_hn = NULL if w.b_hn is None else w.b_hn.at
         j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // (max(j.G * j.H, j.I) * size)), j.q.R)
         parts = parts_for(j.q.B, 2.0 * j.q.R * j.G * j.H * (j.I + j.P))
+        if j.w_hr == NULL and j.w_hn == NULL and parts == 1:
+            parts = parts_by_units(&j.q, j.G * j.H * j.P, j.H, 4 * lanes(size))
+            j.by_units = parts > 1
         rows = max(j.chunk, j.q.B)
         j.work_each = rows * (j.G * j.H + j.I) + j.q.B * (2 * j.P + extra)
         workspace = Memory(j.work_each * parts * size)
@@ -436,10 +486,14 @@ cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int pa
 cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexcept nogil:
     """This part's rows of every chunk's time loop, then, when all have theirs, its share of the products."""
     cdef Py_ssize_t r0, r1, s0, s1 = j.q.T
-    share(&j.q, part, parts, &r0, &r1)
+    if j.by_units:
+        r0, r1 = 0, j.q.B if part == 0 else 0
+    else:
+        share(&j.q, part, parts, &r0, &r1)
     while s1 > 0:
         s0 = chunk_start(j, s1)
-        backward_rows(j, s0, s1, r0, r1, work)
+        if r1 > r0:
+            backward_rows(j, s0, s1, r0, r1, work)
         barrier(parts)
         input_gradients(j, s0, s1, part, parts, work)
         weight_gradients(j, s0, s1, part, parts, work)
@@ -507,6 +561,9 @@ cdef class Backward:
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
         cdef int parts = parts_for(j.q.B, 6.0 * j.q.R * j.G * j.H * (j.I + j.P))
+        if parts == 1:
+            parts = parts_by_units(&j.q, j.G * j.H * j.P, j.H, 1)
+            j.by_units = parts > 1
         if j.q.R == 0:
             return
         j.back = back
