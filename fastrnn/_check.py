@@ -154,9 +154,9 @@ def lengths(value: Any, T: int, B: int) -> Ragged | None:
         raise TypeError(f"lengths: needs integers, got dtype {array.dtype}")
     if array.shape != (B,):
         raise ValueError(f"lengths: needs shape (B,) = {(B,)}, got {array.shape}")
+    given, array = array, array.astype(np.intp)  # a value too large for it turns negative
     if B and (array.min() < 0 or array.max() > T):
-        raise ValueError(f"lengths: needs values in 0..T = 0..{T}, got {array.min()}..{array.max()}")
-    array = array.astype(np.intp)
+        raise ValueError(f"lengths: needs values in 0..T = 0..{T}, got {given.min()}..{given.max()}")
     return None if bool((array == T).all()) else Ragged.of(array, T)
 
 

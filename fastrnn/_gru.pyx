@@ -20,21 +20,13 @@ from fastrnn._kernels cimport (
     gru_step,
     lanes,
     pack_columns,
-    padded,
-    real,
-)
-from fastrnn._unroll cimport (
-    Backward,
-    BackJob,
-    BackStep,
-    Job,
-    Packed,
-    Step,
     packed_columns,
     packed_gates,
-    run_forward,
+    padded,
+    real,
     summed,
 )
+from fastrnn._unroll cimport Backward, BackJob, BackStep, Job, Packed, Step, run_forward
 
 from libc.string cimport memcpy
 

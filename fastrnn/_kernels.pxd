@@ -143,6 +143,11 @@ cdef class Memory:
     cdef readonly Py_ssize_t size
 
 
+cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed)
+cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K)
+cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssize_t n, Py_ssize_t itemsize)
+
+
 cdef inline void pack_columns(Py_ssize_t K, Py_ssize_t N, int transposed, const real* w, Py_ssize_t ldw, real* to,
                               Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil:
     if real is float:

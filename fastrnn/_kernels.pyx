@@ -156,3 +156,48 @@ cdef class Memory:
     def __dealloc__(self):
         if self.block.start is not NULL:
             drop_block(self.block)
+
+
+# ---- packed weights -------------------------------------------------------------------------------------------------
+
+
+cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed):
+    """A matrix (K, N), or (N, K) if transposed, in columns layout."""
+    cdef Py_ssize_t size = w.itemsize, ldw = K if transposed else N
+    cdef Memory to = Memory(K * padded(N, size) * size)
+    if size == 4:
+        pack_columns(K, N, transposed, <const float*>address(w), ldw, <float*>to.at, K, 0)
+    else:
+        pack_columns(K, N, transposed, <const double*>address(w), ldw, <double*>to.at, K, 0)
+    return to
+
+
+cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K):
+    """The first G*H rows of a matrix (., K) in gates layout."""
+    cdef Py_ssize_t size = w.itemsize
+    cdef Memory to = Memory(G * K * padded(H, size) * size)
+    if size == 4:
+        pack_gates(G, H, K, 0, <const float*>address(w), K, <float*>to.at, K, 0)
+    else:
+        pack_gates(G, H, K, 0, <const double*>address(w), K, <double*>to.at, K, 0)
+    return to
+
+
+cdef void sum_rows(Py_ssize_t n, Py_ssize_t both, const real* a, const real* b, real* to) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        to[i] = (a[i] if a != NULL else 0) + (b[i] if b != NULL and i < both else 0)
+
+
+cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssize_t n, Py_ssize_t itemsize):
+    """n elements of a + b from `first` on, b only in the first `both` of them; None stands for zeros."""
+    cdef Memory to = Memory(n * itemsize)
+    cdef char* pa = <char*>address(a)
+    cdef char* pb = <char*>address(b)
+    pa = pa + first * itemsize if pa != NULL else NULL
+    pb = pb + first * itemsize if pb != NULL else NULL
+    if itemsize == 4:
+        sum_rows(n, both, <const float*>pa, <const float*>pb, <float*>to.at)
+    else:
+        sum_rows(n, both, <const double*>pa, <const double*>pb, <double*>to.at)
+    return to

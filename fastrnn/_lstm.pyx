@@ -7,19 +7,17 @@ T B I H P G; z pre-activations of i f g o, h, c, dz, dh, dc; hidden o tanh(c), b
 _unroll has the loops over time; csrc/frnn.h says what the primitives do.
 """
 
-from fastrnn._kernels cimport gemm, lanes, lstm_back, lstm_step, real
-from fastrnn._unroll cimport (
-    Backward,
-    BackJob,
-    BackStep,
-    Job,
-    Packed,
-    Step,
+from fastrnn._kernels cimport (
+    gemm,
+    lanes,
+    lstm_back,
+    lstm_step,
     packed_columns,
     packed_gates,
-    run_forward,
+    real,
     summed,
 )
+from fastrnn._unroll cimport Backward, BackJob, BackStep, Job, Packed, Step, run_forward
 
 from libc.string cimport memcpy
 

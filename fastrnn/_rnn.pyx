@@ -5,19 +5,16 @@ T B I H P G; z pre-activations, h, dz, dh; n rows of a step.
 _unroll has the loops over time; csrc/frnn.h says what the primitives do.
 """
 
-from fastrnn._kernels cimport gemm, lanes, real, rnn_back, rnn_step
-from fastrnn._unroll cimport (
-    Backward,
-    BackJob,
-    BackStep,
-    Job,
-    Packed,
-    Step,
-    gather_now,
+from fastrnn._kernels cimport (
+    gemm,
+    lanes,
     packed_columns,
-    run_forward,
+    real,
+    rnn_back,
+    rnn_step,
     summed,
 )
+from fastrnn._unroll cimport Backward, BackJob, BackStep, Job, Packed, Step, gather_now, run_forward
 
 
 def pack(call):

@@ -17,12 +17,13 @@ from fastrnn._kernels cimport (
     lstm_step,
     pack_columns,
     pack_gates,
+    packed_columns,
     padded,
     real,
     rnn_step,
+    summed,
     unflush,
 )
-from fastrnn._unroll cimport packed_columns, summed
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free

@@ -73,9 +73,6 @@ cdef class Packed:
     cdef Py_ssize_t lanes
 
 
-cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed)
-cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K)
-cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssize_t n, Py_ssize_t itemsize)
 cdef tuple run_forward(object call, bint training, object out, Packed w,
                        void (*step)(const Job* j, const Step* a) noexcept nogil, Py_ssize_t tape_parts,
                        Py_ssize_t extra)

@@ -15,9 +15,6 @@ from fastrnn._kernels cimport (
     lanes,
     meet,
     outer,
-    pack_columns,
-    pack_gates,
-    padded,
     punctual,
     real,
     run as run_shared,
@@ -54,7 +51,8 @@ def set_shared_flops(double flops):
 
 
 def set_shared_weights(Py_ssize_t weights):
-    """From how many weights of a step on its units are shared out; the value before. For tests and benchmarks."""
+    """From how many weights of a step on its units are shared out; the value before. For tests and benchmarks: with 0
+    they always are, even if the threads have met late before."""
     global SHARED_WEIGHTS
     before, SHARED_WEIGHTS = SHARED_WEIGHTS, weights
     return before
@@ -70,7 +68,7 @@ cdef int parts_for(Py_ssize_t B, double flops) noexcept nogil:
 
 cdef int parts_by_units(const Sequence* q, Py_ssize_t weights, Py_ssize_t H, Py_ssize_t unit) noexcept nogil:
     """Threads for a job of a single row, whose units can be shared out where a step is long enough to meet after it."""
-    if threads == 1 or q.B != 1 or weights < SHARED_WEIGHTS or not punctual():
+    if threads == 1 or q.B != 1 or weights < SHARED_WEIGHTS or (SHARED_WEIGHTS > 0 and not punctual()):
         return 1
     return <int>max(min(<Py_ssize_t>threads, H // unit), 1)
 
@@ -190,48 +188,6 @@ cdef Sequence sequence_of(object call) except *:
             q.order = <Py_ssize_t*>address(ragged.order)
     q.direct = q.order == NULL and (not q.reverse or q.lengths == NULL)
     return q
-
-
-cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed):
-    """A matrix (K, N), or (N, K) if transposed, in columns layout."""
-    cdef Py_ssize_t size = w.itemsize, ldw = K if transposed else N
-    cdef Memory to = Memory(K * padded(N, size) * size)
-    if size == 4:
-        pack_columns(K, N, transposed, <const float*>address(w), ldw, <float*>to.at, K, 0)
-    else:
-        pack_columns(K, N, transposed, <const double*>address(w), ldw, <double*>to.at, K, 0)
-    return to
-
-
-cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K):
-    """The first G*H rows of a matrix (., K) in gates layout."""
-    cdef Py_ssize_t size = w.itemsize
-    cdef Memory to = Memory(G * K * padded(H, size) * size)
-    if size == 4:
-        pack_gates(G, H, K, 0, <const float*>address(w), K, <float*>to.at, K, 0)
-    else:
-        pack_gates(G, H, K, 0, <const double*>address(w), K, <double*>to.at, K, 0)
-    return to
-
-
-cdef void sum_rows(Py_ssize_t n, Py_ssize_t both, const real* a, const real* b, real* to) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        to[i] = (a[i] if a != NULL else 0) + (b[i] if b != NULL and i < both else 0)
-
-
-cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssize_t n, Py_ssize_t itemsize):
-    """n elements of a + b from `first` on, b only in the first `both` of them; None stands for zeros."""
-    cdef Memory to = Memory(n * itemsize)
-    cdef char* pa = <char*>address(a)
-    cdef char* pb = <char*>address(b)
-    pa = pa + first * itemsize if pa != NULL else NULL
-    pb = pb + first * itemsize if pb != NULL else NULL
-    if itemsize == 4:
-        sum_rows(n, both, <const float*>pa, <const float*>pb, <float*>to.at)
-    else:
-        sum_rows(n, both, <const double*>pa, <const double*>pb, <double*>to.at)
-    return to
 
 
 cdef by_rank(object call, object state, Py_ssize_t width):

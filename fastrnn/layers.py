@@ -19,7 +19,7 @@ import numpy as np
 from . import _check, config
 from ._records import Call, Grads, Ragged, Tape
 from .frozen import Frozen
-from .parameters import INITS, Shapes, Views, layout
+from .parameters import FIXED, INITS, Shapes, Views, layout
 from .streams import Stream
 
 NOTHING = np.empty(0)
@@ -389,6 +389,11 @@ class Layer:
         from .files import save  # files stands on layers: only this method looks up
 
         save(self, path)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIXED and "_flat" in self.__dict__:  # the kernels rely on the shapes that follow from it
+            raise AttributeError(f"{name}: fixed when the layer is made, got {_check.text(value)}")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_params", "_weights")}

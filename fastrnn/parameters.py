@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .layers import Layer
 
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
+FIXED = {"cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "dtype"}
+FIXED |= {"nonlinearity", "reset_after"}  # what a layer's parameters, and how kernels read them, follow from
 
 
 def layout(

@@ -583,3 +583,13 @@ def test_a_bad_number_of_threads(n, error, message):
     before = fastrnn.get_num_threads()
     refused(error, f"n: {message}", fastrnn.set_num_threads, n)
     assert fastrnn.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name, value", [("hidden_size", 99), ("input_size", 1), ("proj_size", 2), ("cell", "lstm")])
+def test_what_fixes_the_shapes_of_the_weights_stays(name, value):
+    layer = fastrnn.GRU(3, 5, seed=0)
+    before = getattr(layer, name)
+    with pytest.raises(AttributeError, match=f"{name}: fixed when the layer is made, got {value!r}"):
+        setattr(layer, name, value)
+    assert getattr(layer, name) == before
+    assert layer(np.ones((2, 3), np.float32))[0].shape == (2, 5)
