@@ -66,9 +66,11 @@ cdef int parts_for(Py_ssize_t B, double flops) noexcept nogil:
     return 1 if flops < SHARED_FLOPS else <int>max(min(<Py_ssize_t>threads, B), 1)
 
 
-cdef int parts_by_units(const Sequence* q, Py_ssize_t weights, Py_ssize_t H, Py_ssize_t unit) noexcept nogil:
+cdef int parts_by_units(Py_ssize_t B, double flops, Py_ssize_t weights, Py_ssize_t H, Py_ssize_t unit) noexcept nogil:
     """Threads for a job of a single row, whose units can be shared out where a step is long enough to meet after it."""
-    if threads == 1 or q.B != 1 or weights < SHARED_WEIGHTS or (SHARED_WEIGHTS > 0 and not punctual()):
+    if threads == 1 or B != 1 or flops < SHARED_FLOPS or weights < SHARED_WEIGHTS:
+        return 1
+    if SHARED_WEIGHTS > 0 and not punctual():
         return 1
     return <int>max(min(<Py_ssize_t>threads, H // unit), 1)
 
@@ -307,6 +309,7 @@ cdef tuple run_forward(object call, bint training, object out, Packed w,
     """Run a cell forward: (out, h_n, c_n, saved). tape_parts: H-wide parts of a row of its tape."""
     cdef Job j
     cdef Py_ssize_t size = call.dtype.itemsize, rows
+    cdef double flops
     cdef int parts
     memset(&j, 0, sizeof(j))
     j.q = sequence_of(call)
@@ -333,9 +336,10 @@ cdef tuple run_forward(object call, bint training, object out, Packed w,
         j.w_hn = NULL if w.w_hn is None else w.w_hn.at
         j.b_hn = NULL if w.b_hn is None else w.b_hn.at
         j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // (max(j.G * j.H, j.I) * size)), j.q.R)
-        parts = parts_for(j.q.B, 2.0 * j.q.R * j.G * j.H * (j.I + j.P))
+        flops = 2.0 * j.q.R * j.G * j.H * (j.I + j.P)
+        parts = parts_for(j.q.B, flops)
         if j.w_hr == NULL and j.w_hn == NULL and parts == 1:
-            parts = parts_by_units(&j.q, j.G * j.H * j.P, j.H, 4 * lanes(size))
+            parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 4 * lanes(size))
             j.by_units = parts > 1
         rows = max(j.chunk, j.q.B)
         j.work_each = rows * (j.G * j.H + j.I) + j.q.B * (2 * j.P + extra)
@@ -516,9 +520,10 @@ cdef class Backward:
 
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
-        cdef int parts = parts_for(j.q.B, 6.0 * j.q.R * j.G * j.H * (j.I + j.P))
+        cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
+        cdef int parts = parts_for(j.q.B, flops)
         if parts == 1:
-            parts = parts_by_units(&j.q, j.G * j.H * j.P, j.H, 1)
+            parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 1)
             j.by_units = parts > 1
         if j.q.R == 0:
             return
