@@ -13,9 +13,10 @@ import fastrnn
 
 MOST_BYTES = 1_500_000
 
-wheel = Path(sys.argv[1]).stat().st_size
-installed = sum(Path(file.locate()).stat().st_size for file in importlib.metadata.files("fastrnn"))
-print(f"wheel {wheel / 1e6:.2f} MB, installed {installed / 1e6:.2f} MB")
+files = [Path(file.locate()) for file in importlib.metadata.files("fastrnn") if file.suffix != ".pyc"]
+wheel, installed = Path(sys.argv[1]).stat().st_size, sum(file.stat().st_size for file in files)
+data = sum(file.stat().st_size for file in files if file.suffix == ".npz")
+print(f"wheel {wheel / 1e6:.2f} MB, installed {installed / 1e6:.2f} MB, {data / 1e6:.2f} MB of it data")
 assert max(wheel, installed) < MOST_BYTES
 assert "site-packages" in fastrnn.__file__ and fastrnn.config.backend() is not fastrnn.reference
 
