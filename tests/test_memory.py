@@ -71,7 +71,7 @@ def test_workspaces_do_not_grow_with_time(cell, variant, P, dtype, reverse, ragg
         losses = losses_of(results, lengths)
         backwards.append(beyond_results(lambda tape=tape, losses=losses: backward(tape, losses)))
     for short, long in (forwards, backwards):
-        assert long <= short + 1000
+        assert long <= short + 4000  # one float more a step would be 24 000
     gates, size = GATES[cell] * H, np.dtype(dtype).itemsize
     packed = gates * (I + H + 2) * size
     assert forwards[0] < CHUNK_BYTES * (1 + I / gates) + 2 * packed + 10_000

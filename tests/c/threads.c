@@ -51,7 +51,7 @@ static void count(void *job, int part, int parts)
         frnn_barrier(parts);
         for (int other = 0; other < parts; other++)
             REQUIRE(w->phase[other] == phase);
-        frnn_barrier(parts);
+        frnn_meet(parts);
     }
 }
 
@@ -76,6 +76,24 @@ static void check_run(void)
             REQUIRE(counted(want) == want);
     usleep(20000); /* the workers fall asleep */
     REQUIRE(counted(4) == 4);
+}
+
+static void come_late(void *unused, int part, int parts)
+{
+    (void)unused;
+    if (part == 0)
+        usleep(50000);
+    frnn_meet(parts);
+}
+
+/* A long wait is remembered for a while. */
+static void check_punctual(void)
+{
+    int questions = 0;
+    frnn_run(come_late, NULL, 2);
+    REQUIRE(!frnn_punctual());
+    while (!frnn_punctual())
+        REQUIRE(++questions < 1000);
 }
 
 /* ---- callers at once, and inside one another --------------------------------------------------------------------- */
@@ -208,6 +226,7 @@ int main(void)
     alarm(120);
     check_flush();
     check_run();
+    check_punctual();
     check_callers();
     check_nested();
     if (!NO_FORK)
