@@ -153,7 +153,7 @@ const char *frnn_compiler(void);
  *   however many share it. Subnormals are flushed to zero meanwhile.
  * frnn_barrier: inside a task, waits until all parts have come here.
  * frnn_meet: a barrier after work of microseconds. Where a part has to wait for long, another has no core to run on.
- * frnn_punctual: whether the parts of late have all met in time; 0 for the next few questions after a long wait. So a
+ * frnn_punctual: whether the parts of late have met in time; 0 for a while after several long waits. So a
  *   caller that shares out steps knows when to leave the other threads alone.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
 typedef void (*frnn_task)(void *job, int part, int parts);

@@ -67,7 +67,8 @@ enum {
     MOST = 64,
     SPINS = 4000,       /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
     YIELD_AFTER = 1000, /* in a barrier: whoever is missing may be waiting for this very core */
-    APART = 100,        /* calls on one thread after a late meeting */
+    HICCUPS = 3,        /* late meetings that a call is allowed: any system has some */
+    APART = 100,        /* calls on one thread after one that had more */
 };
 
 static struct {
@@ -81,6 +82,7 @@ static struct {
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
     _Alignas(64) atomic_uint barriers; /* passed */
+    _Alignas(64) atomic_int late;      /* meetings since frnn_punctual was last asked */
     _Alignas(64) atomic_int apart;     /* questions of frnn_punctual still to be denied */
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
@@ -120,11 +122,13 @@ void frnn_barrier(int parts)
 void frnn_meet(int parts)
 {
     if (parts > 1 && barrier(parts))
-        atomic_store_explicit(&pool.apart, APART, memory_order_relaxed);
+        atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
 }
 
 int frnn_punctual(void)
 {
+    if (atomic_exchange_explicit(&pool.late, 0, memory_order_relaxed) > HICCUPS)
+        atomic_store_explicit(&pool.apart, APART, memory_order_relaxed);
     if (atomic_load_explicit(&pool.apart, memory_order_relaxed) <= 0)
         return 1;
     atomic_fetch_sub_explicit(&pool.apart, 1, memory_order_relaxed);
