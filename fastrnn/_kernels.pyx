@@ -37,22 +37,6 @@ def compiler():
     return frnn_compiler().decode()
 
 
-def tanh(x, y):
-    """y = tanh(x) on contiguous float32 or float64 arrays, for tests and benchmarks."""
-    if x.itemsize == 4:
-        f32.tanh(x.size, <float*>address(x), <float*>address(y, True))
-    else:
-        f64.tanh(x.size, <double*>address(x), <double*>address(y, True))
-
-
-def sigmoid(x, y):
-    """y = sigmoid(x) on contiguous float32 or float64 arrays, for tests and benchmarks."""
-    if x.itemsize == 4:
-        f32.sigmoid(x.size, <float*>address(x), <float*>address(y, True))
-    else:
-        f64.sigmoid(x.size, <double*>address(x), <double*>address(y, True))
-
-
 cdef void run(frnn_task task, void* job, int want) noexcept nogil:
     frnn_run(task, job, want)
 
