@@ -43,6 +43,7 @@ setup(
         [
             extension("_kernels", *sorted(glob("csrc/*.c"))),
             extension("_unroll"),
+            extension("_bptt"),
             extension("_rnn"),
             extension("_lstm"),
             extension("_gru"),

@@ -81,15 +81,33 @@ static void pack_gates(ptrdiff_t G, ptrdiff_t H, ptrdiff_t K, int first, const r
 
 /* ---- the one product under everything ----------------------------------------------------------------------------- */
 
+/* Where accumulators start: row r, vector v at `at + r * ld + v * apart`, but those of the last vector at `last`.
+ * Tiles take it field by field: as a struct, by pointer or not, it took 2 to 5 % of gemm's speed. */
+typedef struct start {
+    const real *at;
+    ptrdiff_t ld, apart;
+    const real *last;
+    ptrdiff_t ld_last;
+} start;
+
+INLINE start start_at(ptrdiff_t V, const real *at, ptrdiff_t ld, ptrdiff_t apart)
+{
+    return (start){at, ld, apart, at + (V - 1) * apart, ld};
+}
+
+#define START const real *at, ptrdiff_t ld, ptrdiff_t apart, const real *last, ptrdiff_t ld_last
+#define FIELDS(z) z.at, z.ld, z.apart, z.last, z.ld_last
+
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
  * Whichever side is smaller stays in registers, the other streams past it. */
-INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w,
-                      const real *z, ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv)
+INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START,
+                      real *c, ptrdiff_t ldc)
 {
     vec acc[8][4], held[8];
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int v = 0; v < V; v++)
-            acc[r][v] = load(z + r * zr + v * zv);
+        UNROLL for (int v = 0; v < V - 1; v++)
+            acc[r][v] = load(at + r * ld + v * apart);
+        acc[r][V - 1] = load(last + r * ld_last);
     }
     for (ptrdiff_t k = 0; k < K; k++, a += ak, w += V * VL) {
         if (R < V) {
@@ -117,19 +135,19 @@ INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, pt
     }
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int v = 0; v < V; v++)
-            put(c + r * cr + v * cv, acc[r][v]);
+            put(c + r * ldc + v * VL, acc[r][v]);
     }
 }
 
-typedef void tile_function(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, const real *z,
-                           ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv);
+typedef void tile_function(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c,
+                           ptrdiff_t ldc);
 
 #define TILE(R, V)                                                                                                     \
-    static void tile_##R##x##V(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, const real *z,   \
-                               ptrdiff_t zr, ptrdiff_t zv, real *c, ptrdiff_t cr, ptrdiff_t cv)                        \
+    static void tile_##R##x##V(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c,  \
+                               ptrdiff_t ldc)                                                                          \
     {                                                                                                                  \
         enum { rows = R <= FRNN_TILE_ROWS(V) ? R : 1 }; /* taller ones are never called */                             \
-        tile_body(rows, V, K, a, ar, ak, w, z, zr, zv, c, cr, cv);                                                     \
+        tile_body(rows, V, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc);                                     \
     }
 #define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V)
 TILES(1)
@@ -149,14 +167,14 @@ INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
     return (left + tall - 1) / tall;
 }
 
-/* buf += a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell. */
-INLINE void tile_on(real *buf, ptrdiff_t row, ptrdiff_t m, const int V, ptrdiff_t K, const real *a, ptrdiff_t lda,
-                    const real *w)
+/* buf = z + a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell. */
+INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V, ptrdiff_t K, const real *a,
+                    ptrdiff_t lda, const real *w)
 {
     if (m == 1)
-        tile_body(1, V, K, a, lda, 1, w, buf, row, VL, buf, row, VL);
+        tile_body(1, V, K, a, lda, 1, w, FIELDS(z), buf, row);
     else
-        tiles[V - 1][m - 1](K, a, lda, 1, w, buf, row, VL, buf, row, VL);
+        tiles[V - 1][m - 1](K, a, lda, 1, w, FIELDS(z), buf, row);
 }
 
 static const real zeros[PANEL] ALIGNED = {0};
@@ -183,18 +201,21 @@ static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t
                  ptrdiff_t ldz, real *c, ptrdiff_t ldc)
 {
     real buf[BUF] ALIGNED;
+    start from;
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
         ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, zrow = z ? ldz : 0;
         const real *zn = z ? z + n : zeros;
         for (ptrdiff_t r = 0, m; r < M; r += m) {
             m = tile_rows(M - r, V);
             if (cols == V * VL) {
-                tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, zn + r * zrow, zrow, VL, c + r * ldc + n, ldc, VL);
+                from = start_at(V, zn + r * zrow, zrow, VL);
+                tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, FIELDS(from), c + r * ldc + n, ldc);
                 continue;
             }
             for (ptrdiff_t i = 0; i < m; i++)
                 take_columns(cols, zn + (r + i) * zrow, buf + i * V * VL);
-            tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, buf, V * VL, VL, buf, V * VL, VL);
+            from = start_at(V, buf, V * VL, VL);
+            tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, FIELDS(from), buf, V * VL);
             for (ptrdiff_t i = 0; i < m; i++)
                 give_columns(cols, buf + i * V * VL, c + (r + i) * ldc + n);
         }
@@ -208,6 +229,7 @@ static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_
                   real *c, ptrdiff_t ldc, real *work)
 {
     real buf[BUF] ALIGNED;
+    start from;
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
         ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, row = V * VL;
         pack_columns(K, cols, 0, d + n, ldd, work, K, 0);
@@ -215,12 +237,14 @@ static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_
             real *cn = c + r * ldc + n;
             m = tile_rows(M - r, V);
             if (cols == row) {
-                tiles[V - 1][m - 1](K, a + r, 1, lda, work, cn, ldc, VL, cn, ldc, VL);
+                from = start_at(V, cn, ldc, VL);
+                tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
                 continue;
             }
             for (ptrdiff_t i = 0; i < m; i++)
                 take_columns(cols, cn + i * ldc, buf + i * row);
-            tiles[V - 1][m - 1](K, a + r, 1, lda, work, buf, row, VL, buf, row, VL);
+            from = start_at(V, buf, row, VL);
+            tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), buf, row);
             for (ptrdiff_t i = 0; i < m; i++)
                 give_columns(cols, buf + i * row, cn + i * ldc);
         }
@@ -238,7 +262,19 @@ static void add(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real
 
 static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, real *sums)
 {
-    for (ptrdiff_t n = 0; n < N; n += VL) {
+    ptrdiff_t n = 0;
+    for (; n + PANEL <= N; n += PANEL) {
+        vec sum[4];
+        UNROLL for (int v = 0; v < 4; v++)
+            sum[v] = load(sums + n + v * VL);
+        for (ptrdiff_t k = 0; k < K; k++) {
+            UNROLL for (int v = 0; v < 4; v++)
+                sum[v] = sum[v] + load(d + k * ldd + n + v * VL);
+        }
+        UNROLL for (int v = 0; v < 4; v++)
+            put(sums + n + v * VL, sum[v]);
+    }
+    for (; n < N; n += VL) {
         ptrdiff_t lanes = least(VL, N - n);
         vec sum = get(sums + n, lanes);
         for (ptrdiff_t k = 0; k < K; k++)
@@ -249,13 +285,14 @@ static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, rea
 
 /* ---- one step forward ---------------------------------------------------------------------------------------------- */
 
-/* The accumulators of m rows and G gates of one block of units, from z. */
-INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z, ptrdiff_t ldz, ptrdiff_t H, real *buf,
-                       ptrdiff_t row)
+/* The pre-activations of G gates of m rows, G * VL wide, from where they stand `apart` in z. Tiles start from there
+ * themselves if all vectors are whole. */
+INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z, ptrdiff_t ldz, ptrdiff_t apart,
+                       real *buf, ptrdiff_t row)
 {
     for (ptrdiff_t r = 0; r < m; r++)
         for (ptrdiff_t g = 0; g < G; g++)
-            put(buf + r * row + g * VL, get(z + r * ldz + g * H, lanes));
+            put(buf + r * row + g * VL, get(z + r * ldz + g * apart, lanes));
 }
 
 /* Row r of x, or null where x is null: nothing may be added to that, not even 0. */
@@ -271,17 +308,23 @@ INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const 
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = V * VL;
-    for (ptrdiff_t i = 0; i < m; i++)
-        take_columns(cols, z + i * ldz, buf + i * row);
-    if (I)
-        tile_on(buf, row, m, V, I, x, ldx, w);
-    tile_on(buf, row, m, V, P, h_prev, ldh_prev, w + I * row);
-    for (ptrdiff_t i = 0; i < m * row; i += VL) {
-        vec a = load(buf + i);
-        put(buf + i, relu ? max(all(0), a) : tanh_vec(a));
+    const start here = start_at(V, buf, row, VL);
+    start from = start_at(V, z, ldz, VL);
+    if (cols != row) {
+        for (ptrdiff_t i = 0; i < m; i++)
+            take_columns(cols, z + i * ldz, buf + i * row);
+        from = here;
     }
+    if (I) {
+        tile_to(buf, row, from, m, V, I, x, ldx, w);
+        from = here;
+    }
+    tile_to(buf, row, from, m, V, P, h_prev, ldh_prev, w + I * row);
     for (ptrdiff_t i = 0; i < m; i++)
-        give_columns(cols, buf + i * row, h + i * ldh);
+        for (ptrdiff_t u = 0; u < cols; u += VL) {
+            vec a = load(buf + i * row + u);
+            set(h + i * ldh + u, relu ? max(all(0), a) : tanh_vec(a), least(VL, cols - u));
+        }
 }
 
 static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
@@ -346,10 +389,17 @@ INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z,
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
-    take_gates(m, 4, lanes, z, ldz, H, buf, row);
-    if (I)
-        tile_on(buf, row, m, 4, I, x, ldx, w);
-    tile_on(buf, row, m, 4, P, h_prev, ldh_prev, w + I * row);
+    const start here = start_at(4, buf, row, VL);
+    start from = start_at(4, z, ldz, H);
+    if (lanes != VL) {
+        take_gates(m, 4, lanes, z, ldz, H, buf, row);
+        from = here;
+    }
+    if (I) {
+        tile_to(buf, row, from, m, 4, I, x, ldx, w);
+        from = here;
+    }
+    tile_to(buf, row, from, m, 4, P, h_prev, ldh_prev, w + I * row);
     lstm_cells(m, lanes, H, buf, c, h, ldh, tape);
 }
 
@@ -372,13 +422,13 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
     }
 }
 
-/* buf: n r z of the input's side and of what is shared, then q. */
-INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, const real *h_prev,
-                      ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
+/* zn (m, VL): the input's side of n; buf: room for it, then r z q. */
+INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn, ptrdiff_t ldzn, const real *buf,
+                      const real *h_prev, ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
 {
-    for (ptrdiff_t i = 0; i < m; i++, buf += 4 * VL, h_prev += ldh_prev, h += ldh) {
+    for (ptrdiff_t i = 0; i < m; i++, zn += ldzn, buf += 4 * VL, h_prev += ldh_prev, h += ldh) {
         vec r = sigmoid_vec(load(buf + VL)), z = sigmoid_vec(load(buf + 2 * VL)), q = load(buf + 3 * VL);
-        vec n = tanh_vec(fmadd(r, q, load(buf)));
+        vec n = tanh_vec(fmadd(r, q, load(zn)));
         set(h, fmadd(z, get(h_prev, lanes) - n, n), lanes);
         if (tape) {
             set(tape, r, lanes);
@@ -396,13 +446,20 @@ INLINE void gru_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z, 
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
-    take_gates(m, 2, lanes, z, ldz, H, buf + VL, row);
-    take_gates(m, 1, lanes, z + 2 * H, ldz, 0, buf, row);
-    take_gates(m, 1, lanes, b_hn, 0, 0, buf + 3 * VL, row);
+    const start rzq = {buf + VL, row, VL, buf + 3 * VL, row}, nrz = {buf, row, VL, buf + 2 * VL, row};
+    start from = {z, ldz, H, b_hn, 0};
+    const real *zn = z + 2 * H;
+    ptrdiff_t ldzn = ldz;
+    if (I || lanes != VL) {
+        take_gates(m, 2, lanes, z, ldz, H, buf + VL, row);
+        take_gates(m, 1, lanes, zn, ldz, 0, buf, row);
+        take_gates(m, 1, lanes, b_hn, 0, 0, buf + 3 * VL, row);
+        from = rzq, zn = buf, ldzn = row;
+    }
     if (I)
-        tile_on(buf, row, m, 3, I, x, ldx, w);
-    tile_on(buf + VL, row, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL);
-    gru_cells(m, lanes, H, buf, own, ldh_prev, h, ldh, tape);
+        tile_to(buf, row, nrz, m, 3, I, x, ldx, w);
+    tile_to(buf + VL, row, from, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL);
+    gru_cells(m, lanes, H, zn, ldzn, buf, own, ldh_prev, h, ldh, tape);
 }
 
 static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
@@ -428,6 +485,7 @@ static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff
                       ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, const real *w, real *rz, real *rh)
 {
     real buf[BUF] ALIGNED;
+    const start here = start_at(2, buf, 2 * VL, VL);
     const ptrdiff_t row = 2 * VL, blocks = (H + VL - 1) / VL;
     for (ptrdiff_t b = 0; b < blocks; b++) {
         ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, H - u);
@@ -436,8 +494,8 @@ static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff
             m = tile_rows(n - r, 2);
             take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf, row);
             if (I)
-                tile_on(buf, row, m, 2, I, row_of(x, r, ldx), ldx, wu);
-            tile_on(buf, row, m, 2, H, h_prev + r * ldh_prev, ldh_prev, wu + I * row);
+                tile_to(buf, row, here, m, 2, I, row_of(x, r, ldx), ldx, wu);
+            tile_to(buf, row, here, m, 2, H, h_prev + r * ldh_prev, ldh_prev, wu + I * row);
             for (ptrdiff_t i = r; i < r + m; i++) {
                 vec rt = sigmoid_vec(load(buf + (i - r) * row)), zt = sigmoid_vec(load(buf + (i - r) * row + VL));
                 set(rz + i * 2 * H + u, rt, lanes);
@@ -470,9 +528,9 @@ static void gru_reset(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff
 
 /* ---- one step backward --------------------------------------------------------------------------------------------- */
 
-#define EACH_VECTOR(n, H)                                                                                              \
+#define EACH_VECTOR(n, U)                                                                                              \
     for (ptrdiff_t i = 0; i < n; i++)                                                                                  \
-        for (ptrdiff_t u = 0, lanes; lanes = least(VL, H - u), u < H; u += VL)
+        for (ptrdiff_t u = 0, lanes; lanes = least(VL, U - u), u < U; u += VL)
 
 INLINE vec sigmoid_slope(vec s) { return s * (all(1) - s); }
 INLINE vec tanh_slope(vec t) { return fmadd(-t, t, all(1)); }
@@ -486,10 +544,10 @@ static void rnn_back(ptrdiff_t n, ptrdiff_t H, int relu, const real *h, ptrdiff_
     }
 }
 
-static void lstm_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *c_prev, ptrdiff_t ldc_prev,
+static void lstm_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, const real *c_prev, ptrdiff_t ldc_prev,
                       const real *dh, real *dc, real *dz, real *h)
 {
-    EACH_VECTOR(n, H)
+    EACH_VECTOR(n, U)
     {
         const real *row = tape + i * FRNN_LSTM_TAPE * H + u;
         real *to = dz + i * 4 * H + u;
@@ -506,10 +564,10 @@ static void lstm_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *c_
     }
 }
 
-static void gru_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev, real *dh,
-                     real *dz)
+static void gru_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev,
+                     real *dh, real *dz)
 {
-    EACH_VECTOR(n, H)
+    EACH_VECTOR(n, U)
     {
         const real *row = tape + i * FRNN_GRU_TAPE * H + u;
         real *to = dz + i * 4 * H + u;

@@ -111,6 +111,7 @@ enum {
 /* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
  * of dz with the weights is left to gemm. The tape is only read.
  * rnn_back:  dz = dh (1 - h^2), or dh where h > 0 for relu.   h (n, H); dz (n, H) out.
+ * lstm_back, gru_back: the first U of H units, as in a step forward.
  * lstm_back: dz (n, 4H) out: i f g o; dc (n, H) in/out: becomes the gradient of c_prev.
  *   c_prev (n, H), ldc_prev; h null or (n, H) out: o tanh(c), which a projection's gradient needs.
  * gru_back:  dz (n, 4H) out: n r z q; dh becomes dh z, the part of the gradient of h_prev that passes the gate.
@@ -118,9 +119,10 @@ enum {
  * gru_gates_back: second half: drh (n, H) = dz_n W_hn;  dz's r part out; dh += drh r.   All dz of it: (n, 3H) n r z. */
 #define FRNN_BACKWARD(R)                                                                                               \
     void (*rnn_back)(ptrdiff_t n, ptrdiff_t H, int relu, const R *h, ptrdiff_t ldh, const R *dh, R *dz);               \
-    void (*lstm_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *c_prev, ptrdiff_t ldc_prev, const R *dh,       \
-                      R *dc, R *dz, R *h);                                                                             \
-    void (*gru_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh, R *dz);      \
+    void (*lstm_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *tape, const R *c_prev, ptrdiff_t ldc_prev,       \
+                      const R *dh, R *dc, R *dz, R *h);                                                                \
+    void (*gru_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh, \
+                     R *dz);                                                                                           \
     void (*gru_reset_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh,        \
                            R *dz);                                                                                     \
     void (*gru_gates_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, const R *drh, \
@@ -152,14 +154,15 @@ const char *frnn_compiler(void);
  *   have. parts is `want`, or fewer: 1 where another caller has the threads, at most 64. A task must do the whole work
  *   however many share it. Subnormals are flushed to zero meanwhile.
  * frnn_barrier: inside a task, waits until all parts have come here.
- * frnn_meet: a barrier after work of microseconds. Where a part has to wait for long, another has no core to run on.
- * frnn_punctual: whether the parts of late have met in time; 0 for a while after several long waits. So a
- *   caller that shares out steps knows when to leave the other threads alone.
+ * frnn_judge: takes note of how a task went: its seconds, how many of them the caller waited for others, its parts.
+ *   frnn_run tells it; whoever else does must not run a task meanwhile.
+ * frnn_punctual: whether it is worth while to want several parts; 0 for a while after two tasks in a row whose caller had
+ *   to wait so long for the others that one thread had been as quick: they have no core to run on.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
 typedef void (*frnn_task)(void *job, int part, int parts);
 void frnn_run(frnn_task task, void *job, int want);
 void frnn_barrier(int parts);
-void frnn_meet(int parts);
+void frnn_judge(double seconds, double idle, int parts);
 int frnn_punctual(void);
 unsigned long frnn_flush(void);
 void frnn_unflush(unsigned long saved);

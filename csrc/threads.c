@@ -46,8 +46,8 @@ void frnn_unflush(unsigned long saved)
 #if defined(_WIN32)
 
 void frnn_barrier(int parts) { (void)parts; }
-void frnn_meet(int parts) { (void)parts; }
 int frnn_punctual(void) { return 0; }
+void frnn_judge(double seconds, double idle, int parts) { (void)seconds, (void)idle, (void)parts; }
 
 void frnn_run(frnn_task task, void *job, int want)
 {
@@ -61,14 +61,17 @@ void frnn_run(frnn_task task, void *job, int want)
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 enum {
     MOST = 64,
-    SPINS = 4000,       /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
-    YIELD_AFTER = 1000, /* in a barrier: whoever is missing may be waiting for this very core */
-    HICCUPS = 3,        /* late meetings that a call is allowed: any system has some */
-    APART = 100,        /* calls on one thread after one that had more */
+    SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
+    YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
+    LATE = 2,           /* calls in a row that were not worth several threads: one is a hiccup */
+    APART = 10,         /* calls on one thread after that; doubled each time ... */
+    MOST_APART = 1000,  /* ... up to here */
 };
 
 static struct {
@@ -78,13 +81,18 @@ static struct {
     frnn_task task;
     void *job;
     unsigned born[MOST];               /* the round each worker was made in: it starts with the next */
+    atomic_bool asleep[MOST];          /* or not yet there: what comes from afar is late */
     _Alignas(64) atomic_uint round;    /* of tasks; every worker takes note of each */
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
     _Alignas(64) atomic_uint barriers; /* passed */
-    _Alignas(64) atomic_int late;      /* meetings since frnn_punctual was last asked */
-    _Alignas(64) atomic_int apart;     /* questions of frnn_punctual still to be denied */
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    int late; /* calls in a row */
+    int next_apart;
+    _Alignas(64) atomic_int apart; /* questions of frnn_punctual still to be denied */
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
+          .sleep = PTHREAD_MUTEX_INITIALIZER,
+          .wake = PTHREAD_COND_INITIALIZER,
+          .next_apart = APART};
 
 static inline void relax(void)
 {
@@ -95,47 +103,75 @@ static inline void relax(void)
 #endif
 }
 
-/* Returns whether this part had to wait so long that it gave its core away. */
-static int barrier(int parts)
+/* Seconds that this thread, in the task it is in, has waited for others beyond what they take to meet. */
+static _Thread_local double waited;
+
+static double now(void)
 {
-    int spins = 0;
-    unsigned passed = atomic_load_explicit(&pool.barriers, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == parts - 1) {
-        atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&pool.barriers, passed + 1, memory_order_release);
-        return 0;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+typedef struct pause {
+    int spins;
+    double since; /* when the core was first given away, or 0 */
+} pause;
+
+static inline void rest(pause *p)
+{
+    if (p->spins++ < YIELD_AFTER) {
+        relax();
+        return;
     }
-    for (; atomic_load_explicit(&pool.barriers, memory_order_acquire) == passed; spins++)
-        if (spins < YIELD_AFTER)
-            relax();
-        else
-            sched_yield();
-    return spins > YIELD_AFTER;
+    if (p->since == 0)
+        p->since = now();
+    sched_yield();
+}
+
+static inline void rested(const pause *p)
+{
+    if (p->since != 0)
+        waited += now() - p->since;
 }
 
 void frnn_barrier(int parts)
 {
-    if (parts > 1)
-        barrier(parts);
-}
-
-void frnn_meet(int parts)
-{
-    if (parts > 1 && barrier(parts))
-        atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+    pause p = {0, 0};
+    if (parts == 1)
+        return;
+    unsigned passed = atomic_load_explicit(&pool.barriers, memory_order_acquire);
+    if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == parts - 1) {
+        atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&pool.barriers, passed + 1, memory_order_release);
+        return;
+    }
+    while (atomic_load_explicit(&pool.barriers, memory_order_acquire) == passed)
+        rest(&p);
+    rested(&p);
 }
 
 int frnn_punctual(void)
 {
-    if (atomic_exchange_explicit(&pool.late, 0, memory_order_relaxed) > HICCUPS)
-        atomic_store_explicit(&pool.apart, APART, memory_order_relaxed);
     if (atomic_load_explicit(&pool.apart, memory_order_relaxed) <= 0)
         return 1;
     atomic_fetch_sub_explicit(&pool.apart, 1, memory_order_relaxed);
     return 0;
 }
 
-static void wait_for_round_after(unsigned seen)
+/* One thread would have taken about `parts` times what the caller did not spend waiting. */
+void frnn_judge(double seconds, double idle, int parts)
+{
+    if (parts * (seconds - idle) > 1.1 * seconds) {
+        pool.late = 0;
+        pool.next_apart = APART;
+    } else if (++pool.late >= LATE) {
+        atomic_store_explicit(&pool.apart, pool.next_apart, memory_order_relaxed);
+        pool.next_apart = 2 * pool.next_apart < MOST_APART ? 2 * pool.next_apart : MOST_APART;
+    }
+}
+
+static void wait_for_round_after(unsigned seen, int part)
 {
     for (int spins = 0; spins < SPINS; spins++) {
         if (atomic_load_explicit(&pool.round, memory_order_acquire) != seen)
@@ -144,6 +180,7 @@ static void wait_for_round_after(unsigned seen)
     }
     pthread_mutex_lock(&pool.sleep);
     pool.sleepers++;
+    atomic_store_explicit(&pool.asleep[part], true, memory_order_relaxed);
     while (atomic_load_explicit(&pool.round, memory_order_acquire) == seen)
         pthread_cond_wait(&pool.wake, &pool.sleep);
     pool.sleepers--;
@@ -155,7 +192,8 @@ static void *worker(void *arg)
     int part = (int)(intptr_t)arg;
     frnn_flush();
     for (unsigned seen = pool.born[part];; seen++) {
-        wait_for_round_after(seen);
+        wait_for_round_after(seen, part);
+        atomic_store_explicit(&pool.asleep[part], false, memory_order_relaxed);
         if (part < pool.parts)
             pool.task(pool.job, part, pool.parts);
         atomic_fetch_sub_explicit(&pool.running, 1, memory_order_release);
@@ -185,6 +223,7 @@ static int hire(int want)
         int part = pool.workers + 1;
         pthread_t thread;
         pool.born[part] = atomic_load(&pool.round);
+        atomic_store(&pool.asleep[part], true);
         if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)part) != 0)
             break;
         pthread_detach(thread);
@@ -193,8 +232,20 @@ static int hire(int want)
     return pool.workers;
 }
 
+static bool all_awake(int parts)
+{
+    for (int part = 1; part < parts; part++)
+        if (atomic_load_explicit(&pool.asleep[part], memory_order_relaxed))
+            return false;
+    return true;
+}
+
 static void run_shared(frnn_task task, void *job, int parts)
 {
+    pause p = {0, 0};
+    const bool awake = all_awake(parts);
+    const double start = now();
+    waited = 0;
     pool.task = task;
     pool.job = job;
     pool.parts = parts;
@@ -205,11 +256,11 @@ static void run_shared(frnn_task task, void *job, int parts)
         pthread_cond_broadcast(&pool.wake);
     pthread_mutex_unlock(&pool.sleep);
     task(job, 0, parts);
-    for (int spins = 0; atomic_load_explicit(&pool.running, memory_order_acquire); spins++)
-        if (spins < YIELD_AFTER)
-            relax();
-        else
-            sched_yield();
+    while (atomic_load_explicit(&pool.running, memory_order_acquire))
+        rest(&p);
+    rested(&p);
+    if (awake) /* to wake takes its time once, and says nothing of the next call */
+        frnn_judge(now() - start, waited, parts);
 }
 
 void frnn_run(frnn_task task, void *job, int want)

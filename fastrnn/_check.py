@@ -15,12 +15,13 @@ import numpy as np
 
 from ._records import GATES, Call, Ragged, Tape
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPES = FLOAT32, FLOAT64 = (np.dtype(np.float32), np.dtype(np.float64))
 LETTERS = {  # of the shapes of W_ih, W_hh and the biases
     "rnn": ("(H, I)", "(H, P)", "(H,)"),
     "lstm": ("(4*H, I)", "(4*H, P)", "(4*H,)"),
     "gru": ("(3*H, I)", "(3*H, P)", "(3*H,)"),
 }
+PLAIN = 0x101  # flags of an array: C-contiguous and aligned
 MAX_BYTES = 2**62  # beyond any memory; below it a product of sizes cannot overflow ptrdiff_t
 
 
@@ -108,6 +109,10 @@ def kind_of(value: Any, array: np.ndarray) -> str:
 
 def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
     """A native float32 or float64 array; ``like`` fixes which."""
+    if type(value) is np.ndarray:  # as most come: nothing more to find out
+        given = value.dtype
+        if given is like or (like is None and (given is FLOAT32 or given is FLOAT64)):
+            return value
     array = plain(name, value, "an array of float32 or float64")
     found = array.dtype
     if found not in DTYPES:
@@ -124,10 +129,7 @@ def shaped(name: str, array: np.ndarray, letters: str, shape: tuple[int, ...]) -
     """The array, C-contiguous and aligned, if its shape is right."""
     if array.shape != shape:
         raise ValueError(f"{name}: needs shape {letters} = {shape}, got {array.shape}")
-    flags = array.flags
-    if flags.c_contiguous and flags.aligned:
-        return array
-    return np.array(array, order="C")
+    return array if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
 
 
 def rows(array: np.ndarray) -> np.ndarray:

@@ -5,12 +5,14 @@ Cho et al. 2014 (before); the variant of cuDNN, PyTorch and Keras (after).
 
 T B I H P G; z pre-activations of r z n, q = W_hn h + b_hn, h, dz, dh; n rows of a step.
 A row of dz is n r z q: the input's side reads n r z, the recurrent side r z q (reset before: n r z, no q).
-_unroll has the loops over time; csrc/frnn.h says what the primitives do.
+_unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
+from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
     Memory,
     address,
+    barrier,
     gemm,
     gru_back,
     gru_gates,
@@ -18,7 +20,6 @@ from fastrnn._kernels cimport (
     gru_reset,
     gru_reset_back,
     gru_step,
-    lanes,
     pack_columns,
     packed_columns,
     packed_gates,
@@ -26,26 +27,9 @@ from fastrnn._kernels cimport (
     real,
     summed,
 )
-from fastrnn._unroll cimport Backward, BackJob, BackStep, Job, Packed, Step, run_forward
+from fastrnn._unroll cimport Job, Packed, Step, packed_for
 
 from libc.string cimport memcpy
-
-
-def pack(call):
-    """The weights of a call, packed for `forward`."""
-    cdef Packed w = Packed()
-    cdef Py_ssize_t H = call.H, size = call.dtype.itemsize
-    w.lanes = lanes(size)
-    w.w_ih = packed_columns(call.w_ih, call.I, 3 * H, True)
-    if call.variant == "reset_before":
-        w.w_hh = packed_gates(call.w_hh, 2, H, H)
-        w.w_hn = packed_columns(call.w_hh[2 * H :], H, H, True)
-        w.bias = summed(call.b_ih, call.b_hh, 0, 3 * H, 3 * H, size)
-    else:
-        w.w_hh = packed_gates(call.w_hh, 3, H, H)
-        w.bias = summed(call.b_ih, call.b_hh, 0, 2 * H, 3 * H, size)
-        w.b_hn = summed(None, call.b_hh, 2 * H, H, H, size)
-    return w
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -72,13 +56,23 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
-def forward(call, training, out=None, packed=None):
-    cdef Packed w = pack(call) if packed is None else packed
-    return run_forward(call, training, out, w, step, 4, 3 * call.H if call.variant == "reset_before" else 0)
+def pack(call):
+    """The weights of a call, packed for its forward pass."""
+    cdef bint reset_before = call.variant == "reset_before"
+    cdef Py_ssize_t H = call.H, size = call.w_ih.itemsize
+    cdef Packed w = packed_for(call, 3, step, 4, 3 * H if reset_before else 0)
+    w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 3 * H, True))
+    w.job.w_hh = w.hold(packed_gates(call.w_hh, 2 if reset_before else 3, H, H))
+    w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, (3 if reset_before else 2) * H, 3 * H, size))
+    if reset_before:
+        w.job.w_hn = w.hold(packed_columns(call.w_hh[2 * H :], H, H, True))
+    else:
+        w.job.b_hn = w.hold(summed(None, call.b_hh, 2 * H, H, H, size))
+    return w
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, H = j.H, i
+    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H, i
     cdef const real* tape = <const real*>a.tape
     cdef const real* h_prev = <const real*>a.h_prev
     cdef real* dh = <real*>a.dh
@@ -91,8 +85,9 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         for i in range(n):
             memcpy(<real*>j.hidden + (a.row + i) * H, tape + i * j.tape_width + 3 * H, H * sizeof(real))
     else:
-        gru_back(n, H, tape, h_prev, H, dh, dz)
-        gemm(n, H, 3 * H, dz + H, 4 * H, <const real*>j.w_hh, dh, H, dh, H)
+        gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0)
+        barrier(a.parts)
+        gemm(n, a.U, 3 * H, dz + H, 4 * H, <const real*>j.w_hh + u0 * 3 * H, dh + u0, H, dh + u0, H)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:

@@ -37,10 +37,11 @@ cdef extern from "frnn.h" nogil:
                           const float* rz, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
                          float* dz) noexcept nogil
-        void (*lstm_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* c_prev, Py_ssize_t ldc_prev,
-                          const float* dh, float* dc, float* dz, float* h) noexcept nogil
-        void (*gru_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev, Py_ssize_t ldh_prev,
-                         float* dh, float* dz) noexcept nogil
+        void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* c_prev,
+                          Py_ssize_t ldc_prev, const float* dh, float* dc, float* dz,
+                          float* h) noexcept nogil
+        void (*gru_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* h_prev,
+                         Py_ssize_t ldh_prev, float* dh, float* dz) noexcept nogil
         void (*gru_reset_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev,
                                Py_ssize_t ldh_prev, float* dh, float* dz) noexcept nogil
         void (*gru_gates_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev,
@@ -80,10 +81,11 @@ cdef extern from "frnn.h" nogil:
                           const double* rz, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,
                          double* dz) noexcept nogil
-        void (*lstm_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* c_prev, Py_ssize_t ldc_prev,
-                          const double* dh, double* dc, double* dz, double* h) noexcept nogil
-        void (*gru_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev, Py_ssize_t ldh_prev,
-                         double* dh, double* dz) noexcept nogil
+        void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* c_prev,
+                          Py_ssize_t ldc_prev, const double* dh, double* dc, double* dz,
+                          double* h) noexcept nogil
+        void (*gru_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* h_prev,
+                         Py_ssize_t ldh_prev, double* dh, double* dz) noexcept nogil
         void (*gru_reset_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev,
                                Py_ssize_t ldh_prev, double* dh, double* dz) noexcept nogil
         void (*gru_gates_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev,
@@ -103,7 +105,6 @@ cdef extern from "frnn.h" nogil:
     const char* frnn_compiler()
     void frnn_run(frnn_task task, void* job, int want)
     void frnn_barrier(int parts)
-    void frnn_meet(int parts)
     int frnn_punctual()
     unsigned long frnn_flush()
     void frnn_unflush(unsigned long saved)
@@ -120,7 +121,6 @@ cdef const frnn_f64* f64
 # The C functions themselves are linked into _kernels alone; the other modules reach them through it.
 cdef void run(frnn_task task, void* job, int want) noexcept nogil
 cdef void barrier(int parts) noexcept nogil
-cdef void meet(int parts) noexcept nogil
 cdef bint punctual() noexcept nogil
 cdef unsigned long flush() noexcept nogil
 cdef void unflush(unsigned long saved) noexcept nogil
@@ -128,6 +128,7 @@ cdef void unflush(unsigned long saved) noexcept nogil
 cdef Py_ssize_t lanes(Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef void* address(object array, bint writable=*) except? NULL
+cdef bint plain(object array, Py_ssize_t itemsize, int flags, Py_buffer* view) except -1
 
 
 cdef struct Block:
@@ -249,20 +250,20 @@ cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t H, int relu, const real* h, P
         f64.rnn_back(n, H, relu, h, ldh, dh, dz)
 
 
-cdef inline void lstm_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* c_prev, Py_ssize_t ldc_prev,
-                           const real* dh, real* dc, real* dz, real* h) noexcept nogil:
+cdef inline void lstm_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* tape, const real* c_prev,
+                           Py_ssize_t ldc_prev, const real* dh, real* dc, real* dz, real* h) noexcept nogil:
     if real is float:
-        f32.lstm_back(n, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
+        f32.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
     else:
-        f64.lstm_back(n, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
+        f64.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
 
 
-cdef inline void gru_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,
-                          real* dh, real* dz) noexcept nogil:
+cdef inline void gru_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* tape, const real* h_prev,
+                          Py_ssize_t ldh_prev, real* dh, real* dz) noexcept nogil:
     if real is float:
-        f32.gru_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+        f32.gru_back(n, U, H, tape, h_prev, ldh_prev, dh, dz)
     else:
-        f64.gru_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+        f64.gru_back(n, U, H, tape, h_prev, ldh_prev, dh, dz)
 
 
 cdef inline void gru_reset_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,

@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The only door to csrc: owns the chosen table of primitives. See _kernels.pxd for the shims."""
 
-from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
 from libc.string cimport memmove
+
+from numpy import ndarray
 
 
 def instruction_sets():
@@ -45,10 +54,6 @@ cdef void barrier(int parts) noexcept nogil:
     frnn_barrier(parts)
 
 
-cdef void meet(int parts) noexcept nogil:
-    frnn_meet(parts)
-
-
 cdef bint punctual() noexcept nogil:
     return frnn_punctual()
 
@@ -80,6 +85,20 @@ cdef void* address(object array, bint writable=False) except? NULL:
     cdef void* at = view.buf
     PyBuffer_Release(&view)
     return at
+
+
+cdef bint plain(object array, Py_ssize_t itemsize, int flags, Py_buffer* view) except -1:
+    """Acquire a C-contiguous array of floats of this size; False, and nothing acquired, for anything else."""
+    if type(array) is not ndarray:
+        return False
+    try:
+        PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags)
+    except (BufferError, ValueError):
+        return False
+    if view.format[0] == (c"f" if itemsize == 4 else c"d") and view.format[1] == 0:
+        return True
+    PyBuffer_Release(view)
+    return False
 
 
 # ---- workspaces -----------------------------------------------------------------------------------------------------

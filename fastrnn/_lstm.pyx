@@ -4,12 +4,13 @@
 Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000 and the projection of Sak et al. 2014.
 
 T B I H P G; z pre-activations of i f g o, h, c, dz, dh, dc; hidden o tanh(c), before its projection; n rows of a step.
-_unroll has the loops over time; csrc/frnn.h says what the primitives do.
+_unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
+from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
+    barrier,
     gemm,
-    lanes,
     lstm_back,
     lstm_step,
     packed_columns,
@@ -17,21 +18,9 @@ from fastrnn._kernels cimport (
     real,
     summed,
 )
-from fastrnn._unroll cimport Backward, BackJob, BackStep, Job, Packed, Step, run_forward
+from fastrnn._unroll cimport Job, Packed, Step, packed_for
 
 from libc.string cimport memcpy
-
-
-def pack(call):
-    """The weights of a call, packed for `forward`."""
-    cdef Packed w = Packed()
-    cdef Py_ssize_t H = call.H, P = call.P, size = call.dtype.itemsize
-    w.lanes = lanes(size)
-    w.w_ih = packed_columns(call.w_ih, call.I, 4 * H, True)
-    w.w_hh = packed_gates(call.w_hh, 4, H, P)
-    w.bias = summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, size)
-    w.w_hr = None if call.w_hr is None else packed_columns(call.w_hr, H, P, True)
-    return w
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -55,13 +44,21 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
-def forward(call, training, out=None, packed=None):
-    cdef Packed w = pack(call) if packed is None else packed
-    return run_forward(call, training, out, w, step, 5, 0 if call.w_hr is None else call.H)
+def pack(call):
+    """The weights of a call, packed for its forward pass."""
+    cdef Py_ssize_t H = call.H, P = call.P
+    w_hr = call.w_hr
+    cdef Packed w = packed_for(call, 4, step, 5, 0 if w_hr is None else H)
+    w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 4 * H, True))
+    w.job.w_hh = w.hold(packed_gates(call.w_hh, 4, H, P))
+    w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, call.w_ih.itemsize))
+    if w_hr is not None:
+        w.job.w_hr = w.hold(packed_columns(w_hr, H, P, True))
+    return w
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, H = j.H, P = j.P, ldc_prev = H
+    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H, P = j.P, N = a.U, ldc_prev = H
     cdef real* dh = <real*>a.dh
     cdef real* dhidden = dh
     cdef real* hidden = NULL
@@ -72,8 +69,11 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         dhidden, hidden = <real*>a.scratch, <real*>j.hidden + a.row * H
         memcpy(<real*>j.dh_rows + a.row * P, dh, n * P * sizeof(real))
         gemm(n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
-    lstm_back(n, H, <const real*>a.tape, c_prev, ldc_prev, dhidden, <real*>a.dc, dz, hidden)
-    gemm(n, P, 4 * H, dz, 4 * H, <const real*>j.w_hh, <const real*>NULL, 0, dh, P)
+        N = P
+    lstm_back(n, a.U, H, <const real*>a.tape + u0, c_prev + u0, ldc_prev, dhidden + u0, <real*>a.dc + u0, dz + u0,
+              hidden)
+    barrier(a.parts)
+    gemm(n, N, 4 * H, dz, 4 * H, <const real*>j.w_hh + u0 * 4 * H, <const real*>NULL, 0, dh + u0, P)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:

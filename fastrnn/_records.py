@@ -6,10 +6,14 @@ T time steps, B batch, I input size, H hidden size, P size of h (H, or proj_size
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .layers import Layer
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
@@ -98,3 +102,31 @@ class Grads:
     h0: np.ndarray
     c0: np.ndarray | None = None
     w_hr: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class LayerTape:
+    """What ``forward`` keeps for ``backward``, which only reads it and may run any number of times.
+
+    It refers to ``x``, ``state``, ``out`` and the layer's parameters without copying them: leave those arrays
+    unchanged until ``backward`` has run.
+    """
+
+    layer: Layer
+    scale: float  # of what dropout kept
+    shape: tuple[int, ...] = ()  # of out, as the caller saw it
+    cells: list[Tape] = field(default_factory=list)  # by k
+    kept: list[np.ndarray] = field(default_factory=list)  # dropout's masks, after layers 0..L-2; empty without dropout
+
+
+@dataclass(slots=True)
+class LayerGrads:
+    """Gradients of a layer: ``flat`` and ``params`` as the layer's, ``x`` and ``state`` as the arguments were shaped.
+
+    All arrays are new; ``params`` are views into ``flat``. ``state`` is h, for an LSTM (h, c).
+    """
+
+    x: np.ndarray
+    flat: np.ndarray
+    params: Mapping[str, np.ndarray]
+    state: Any

@@ -2,30 +2,20 @@
 """The vanilla RNN, with tanh or relu (Elman 1990): one step forward, one step back, and its weights.
 
 T B I H P G; z pre-activations, h, dz, dh; n rows of a step.
-_unroll has the loops over time; csrc/frnn.h says what the primitives do.
+_unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
+from fastrnn._bptt cimport Backward, BackJob, BackStep, gather_now
 from fastrnn._kernels cimport (
+    barrier,
     gemm,
-    lanes,
     packed_columns,
     real,
     rnn_back,
     rnn_step,
     summed,
 )
-from fastrnn._unroll cimport Backward, BackJob, BackStep, Job, Packed, Step, gather_now, run_forward
-
-
-def pack(call):
-    """The weights of a call, packed for `forward`."""
-    cdef Packed w = Packed()
-    cdef Py_ssize_t H = call.H, size = call.dtype.itemsize
-    w.lanes = lanes(size)
-    w.w_ih = packed_columns(call.w_ih, call.I, H, True)
-    w.w_hh = packed_columns(call.w_hh, H, H, True)
-    w.bias = summed(call.b_ih, call.b_hh, 0, H, H, size)
-    return w
+from fastrnn._unroll cimport Job, Packed, Step, packed_for
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -40,17 +30,23 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
-def forward(call, training, out=None, packed=None):
-    cdef Packed w = pack(call) if packed is None else packed
-    return run_forward(call, training, out, w, step, 0, 0)
+def pack(call):
+    """The weights of a call, packed for its forward pass."""
+    cdef Packed w = packed_for(call, 1, step, 0, 0)
+    cdef Py_ssize_t H = call.H
+    w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, H, True))
+    w.job.w_hh = w.hold(packed_columns(call.w_hh, H, H, True))
+    w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, H, H, call.w_ih.itemsize))
+    return w
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, H = j.H
-    cdef real* dh = <real*>a.dh
+    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H
+    cdef real* dh = <real*>a.dh + u0
     gather_now(&j.out, j, a, H, a.scratch)
-    rnn_back(n, H, j.variant, <const real*>a.scratch, H, dh, dz)
-    gemm(n, H, H, dz, H, <const real*>j.w_hh, <const real*>NULL, 0, dh, H)
+    rnn_back(n, a.U, j.variant, <const real*>a.scratch + u0, H, dh, dz + u0)
+    barrier(a.parts)
+    gemm(n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:

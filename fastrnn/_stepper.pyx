@@ -19,13 +19,14 @@ from fastrnn._kernels cimport (
     pack_gates,
     packed_columns,
     padded,
+    plain,
     real,
     rnn_step,
     summed,
     unflush,
 )
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -201,14 +202,9 @@ cdef class Stepper:
 
     cdef bint fits(self, object array, int flags, Py_ssize_t width, Py_buffer* view) except -1:
         """Acquire an array that is just what a step needs: (B, width), or (width,) with B = 1."""
-        if type(array) is not np.ndarray:
+        if not plain(array, 8 if self.wide else 4, flags, view):
             return False
-        try:
-            PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags)
-        except (BufferError, ValueError):
-            return False
-        if (view.format[0] == (c"d" if self.wide else c"f") and view.format[1] == 0 and view.ndim >= 1
-                and view.shape[view.ndim - 1] == width
+        if (view.ndim >= 1 and view.shape[view.ndim - 1] == width
                 and (view.ndim == 2 and view.shape[0] == self.B or view.ndim == 1 and self.B == 1)):
             return True
         PyBuffer_Release(view)

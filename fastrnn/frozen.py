@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import config
-from ._records import Call
 from .streams import Stream
 
 if TYPE_CHECKING:
@@ -35,12 +33,7 @@ class Frozen:
         self._layer._bind(flat)
         self.params = self._layer.params
         self._backend = config.backend()
-        self._packed = [self._backend.pack(call) for call in self._empty_calls()]
-
-    def _empty_calls(self) -> Iterator[Call]:
-        for k, (w_ih, *_) in enumerate(self._layer._weights):
-            nothing = np.empty((0, 0, w_ih.shape[1]), w_ih.dtype)
-            yield self._layer._call_of(k, nothing, (None, None), None)
+        self._packed = [self._backend.pack(call) for call in self._layer._calls]
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any]:
         """As a call of the layer: see ``Layer.__call__``."""

@@ -11,49 +11,18 @@ import inspect
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
 
 from . import _check, config
-from ._records import Call, Grads, Ragged, Tape
+from ._records import Call, Grads, LayerGrads, LayerTape, Ragged, Tape
 from .frozen import Frozen
 from .parameters import FIXED, INITS, Shapes, Views, layout
 from .streams import Stream
 
 NOTHING = np.empty(0)
-
-
-# -- what passes from forward to backward, and out of it -------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class LayerTape:
-    """What ``forward`` keeps for ``backward``, which only reads it and may run any number of times.
-
-    It refers to ``x``, ``state``, ``out`` and the layer's parameters without copying them: leave those arrays
-    unchanged until ``backward`` has run.
-    """
-
-    layer: Layer
-    scale: float  # of what dropout kept
-    shape: tuple[int, ...] = ()  # of out, as the caller saw it
-    cells: list[Tape] = field(default_factory=list)  # by k
-    kept: list[np.ndarray] = field(default_factory=list)  # dropout's masks, after layers 0..L-2; empty without dropout
-
-
-@dataclass(slots=True)
-class LayerGrads:
-    """Gradients of a layer: ``flat`` and ``params`` as the layer's, ``x`` and ``state`` as the arguments were shaped.
-
-    All arrays are new; ``params`` are views into ``flat``. ``state`` is h, for an LSTM (h, c).
-    """
-
-    x: np.ndarray
-    flat: np.ndarray
-    params: Views
-    state: Any
+BOUND = {"_params", "_weights", "_calls"}  # what follows from the flat array: views into it
 
 
 def stacked(parts: tuple[np.ndarray, ...], batched: bool) -> np.ndarray:
@@ -160,6 +129,8 @@ class Layer:
         self._flat = flat
         self._params = self._views(flat)
         self._weights = self._weights_of(self._params)
+        nothing = [np.empty((0, 0, w_ih.shape[1]), flat.dtype) for w_ih, *_ in self._weights]
+        self._calls = [self._call_of(k, x) for k, x in enumerate(nothing)]
 
     @property
     def flat_params(self) -> np.ndarray:
@@ -263,7 +234,11 @@ class Layer:
     def _run(
         self, x: Any, state: Any, lengths: Any, backend: Any, tape: LayerTape | None = None, packed: list | None = None
     ) -> tuple[np.ndarray, Any]:
-        """One pass through the stack; fills ``tape`` if there is one."""
+        """One pass through the stack; fills ``tape`` if there is one. One layer in one direction has a shorter way."""
+        if tape is None and lengths is None and len(self._calls) == 1:
+            served = backend.serve(self._calls[0], packed and packed[0], x, state, self.batch_first)
+            if served is not None:
+                return served
         x, batched, initial, ragged = self._checked(x, state, lengths)
         last, ends = self.num_layers - 1, []
         for l in range(self.num_layers):
@@ -288,7 +263,7 @@ class Layer:
         shape = (len(self._weights), B, self.output_size)
         return _check.layer_state(name, value, self.cell, self.dtype, shape, self.hidden_size)
 
-    def _call_of(self, k: int, x: np.ndarray, initial: tuple, ragged: Ragged | None) -> Call:
+    def _call_of(self, k: int, x: np.ndarray, initial: tuple = (None, None), ragged: Ragged | None = None) -> Call:
         T, B, I = x.shape
         H, P = self.hidden_size, self.output_size
         h, c = initial
@@ -396,7 +371,7 @@ class Layer:
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_params", "_weights")}
+        return {name: value for name, value in self.__dict__.items() if name not in BOUND}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

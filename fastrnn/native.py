@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from . import _gru, _lstm, _rnn
+from . import _gru, _lstm, _rnn, _unroll
 from ._stepper import Stepper
 
-__all__ = ["Stepper", "backward", "forward", "pack"]
+__all__ = ["Stepper", "backward", "forward", "pack", "serve"]
 
 _CELLS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
 
 def forward(call, training, out=None, packed=None):
     """Run a call: (out, h_n, c_n or None, what backward needs if training)."""
-    return _CELLS[call.cell].forward(call, training, out, packed)
+    return _unroll.forward(call, training, out, pack(call) if packed is None else packed)
 
 
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
@@ -24,3 +24,11 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
 def pack(call):
     """The weights of a call, packed once for many calls of ``forward``."""
     return _CELLS[call.cell].pack(call)
+
+
+def serve(call, packed, x, state, batch_first):
+    """A call of a layer of one direction, the short way: (out, state), or None where an array is not just as needed.
+
+    call: any with the layer's weights; packed: those, packed, or None.
+    """
+    return (pack(call) if packed is None else packed).serve(x, state, batch_first)

@@ -310,6 +310,10 @@ def pack(call: Call) -> None:
     """The compiled kernels reorder the weights; NumPy takes them as they are."""
 
 
+def serve(call: Call, packed: None, x: Any, state: Any, batch_first: bool) -> None:
+    """The compiled kernels' short way through a layer: None sends calls the way of all others."""
+
+
 class Stepper:
     """One time step at a time through L layers of one direction, the states kept between calls."""
 

@@ -672,3 +672,21 @@ def test_frozen_is_a_snapshot():
 def test_frozen_checks_its_arguments():
     with pytest.raises(ValueError, match=r"x: needs shape"):
         make("rnn").freeze()(zeros(T, B, I + 1))
+
+
+@each_kind
+@each_dtype
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
+def test_the_short_way_of_one_layer_is_the_long_one(kind, dtype, batch_first):
+    """Plain arrays without lengths take it, frozen or not; lengths, even if all are T, and other layouts do not."""
+    layer = make(kind, dtype=dtype, batch_first=batch_first)
+    x, state = arguments(layer)
+    x = x.swapaxes(0, 1).copy() if batch_first else x
+    for start in (None, state):
+        out, end = layer(x, start, [T] * B)
+        for run in (layer, layer.freeze()):
+            for array in (x, np.asfortranarray(x)):
+                found, found_end = run(array, start)
+                assert np.array_equal(found, out) and found.dtype == dtype
+                for part, wanted in zip(parts(found_end), parts(end), strict=True):
+                    assert np.array_equal(part, wanted) and part.shape == wanted.shape

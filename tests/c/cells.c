@@ -359,12 +359,15 @@ static void back_rnn(const back *b, ptrdiff_t r, ptrdiff_t n)
 }
 static void back_lstm(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
-    b->s->t->lstm_back(n, b->H, &AT(b->tape, r, 0), &AT(b->prev, r, 0), b->prev->ld, &AT(b->dh, r, 0), &AT(b->dc, r, 0),
-                       &AT(b->dz, r, 0), b->h ? &AT(b->h, r, 0) : NULL);
+    for (ptrdiff_t u = 0, U = b->H / 2; u < b->H; u += U, U = b->H - u)
+        b->s->t->lstm_back(n, U, b->H, &AT(b->tape, r, u), &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u),
+                           &AT(b->dc, r, u), &AT(b->dz, r, u), b->h ? &AT(b->h, r, u) : NULL);
 }
 static void back_gru(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
-    b->s->t->gru_back(n, b->H, &AT(b->tape, r, 0), &AT(b->prev, r, 0), b->prev->ld, &AT(b->dh, r, 0), &AT(b->dz, r, 0));
+    for (ptrdiff_t u = 0, U = b->H / 2; u < b->H; u += U, U = b->H - u)
+        b->s->t->gru_back(n, U, b->H, &AT(b->tape, r, u), &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u),
+                          &AT(b->dz, r, u));
 }
 static void back_reset(const back *b, ptrdiff_t r, ptrdiff_t n)
 {

@@ -51,7 +51,7 @@ static void count(void *job, int part, int parts)
         frnn_barrier(parts);
         for (int other = 0; other < parts; other++)
             REQUIRE(w->phase[other] == phase);
-        frnn_meet(parts);
+        frnn_barrier(parts);
     }
 }
 
@@ -78,24 +78,36 @@ static void check_run(void)
     REQUIRE(counted(4) == 4);
 }
 
-static void come_late(void *unused, int part, int parts)
+enum { APART = 10, MOST_APART = 1000 };
+
+static int questions_denied(void)
 {
-    (void)unused;
-    for (int i = 0; i < 5; i++) {
-        if (part == 0)
-            usleep(20000);
-        frnn_meet(parts);
-    }
+    int denied = 0;
+    while (!frnn_punctual())
+        denied++;
+    return denied;
 }
 
-/* Long waits are remembered for a while. */
+/* Two parts of a second each, the caller's share of it spent waiting in vain or not. */
+static int denied_after(double idle)
+{
+    frnn_judge(1, idle, 2);
+    return questions_denied();
+}
+
+/* A caller that waits for others in vain twice running is told so for a while, twice as long each time; one that waits
+ * once, or not for long, is not. Told, not timed: what a machine does meanwhile is its own affair. */
 static void check_punctual(void)
 {
-    int questions = 0;
-    frnn_run(come_late, NULL, 2);
-    REQUIRE(!frnn_punctual());
-    while (!frnn_punctual())
-        REQUIRE(++questions < 1000);
+    frnn_judge(1, 0, 2); /* forgets how the tasks before went */
+    questions_denied();
+    REQUIRE(denied_after(0.9) == 0 && denied_after(0.1) == 0); /* a hiccup */
+    REQUIRE(denied_after(0.5) == 0);
+    for (int apart = APART; apart < 2 * MOST_APART; apart *= 2)
+        REQUIRE(denied_after(0.5) == (apart < MOST_APART ? apart : MOST_APART));
+    REQUIRE(denied_after(0.4) == 0 && denied_after(0.9) == 0);
+    REQUIRE(denied_after(0.9) == APART); /* what came before is forgotten */
+    frnn_judge(1, 0, 2);
 }
 
 /* ---- callers at once, and inside one another --------------------------------------------------------------------- */

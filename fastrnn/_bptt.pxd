@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Backpropagation through time (Werbos 1990). A cell brings one step back; the loops over time, chunks and threads, and
+the products after them, are here, for all. _rows.pxd says what ranks and packed rows are.
+
+T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows of all steps; z, h, dz, dh, dc as ever.
+"""
+
+from fastrnn._rows cimport Sequence, View
+
+
+cdef struct BackStep:  # one thread's part of one step: all units of some ranks, or some units of all ranks
+    int parts                  # that share the units, and have to meet between dz and the product that reads all of it
+    Py_ssize_t u0, U           # U units from u0 on
+    Py_ssize_t s, r0, n        # n rows from rank r0 on ...
+    Py_ssize_t row             # ... which is this row of the chunk
+    const void* tape           # (n, tape_width)
+    const void* tape_prev      # (n, tape_width) of the step before, NULL for step 0
+    const void* h_prev         # (n, P)
+    void* dh                   # (n, P): in dL/dh of this step, out of the one before
+    void* dc                   # (n, H), likewise
+    void* dz                   # (n, width) out
+    void* scratch              # (n, H)
+
+
+cdef struct Product:  # a weight gradient, or some rows of one: for every chunk w (M, N) += dz^T rows, dz (K, M)
+    Py_ssize_t M, N
+    const void* dz
+    Py_ssize_t ld
+    const void* rows           # (K, N)
+    void* w
+
+
+cdef struct BackJob:  # a backward pass
+    Sequence q
+    int wide, variant
+    Py_ssize_t I, H, P, G
+    Py_ssize_t steps           # of a chunk
+    Py_ssize_t width           # of a row of dz, whose first G*H columns are x's side
+    Py_ssize_t work_each
+    bint by_units              # threads share the units of a step, not the rows
+    void (*back)(const BackJob* j, const BackStep* a) noexcept nogil
+    View x, out, dx, grad_out
+    const void* tape           # (R, tape_width)
+    Py_ssize_t tape_width
+    const void* h0             # (B, P) by rank
+    const void* c0             # (B, H) by rank
+    void* dh                   # (B, P) by rank: in grad_h_n, out the gradient of h0
+    void* dc                   # (B, H) by rank
+    const void* w_ih           # packed for dz W_ih
+    const void* w_hh           # packed for dz W_hh
+    const void* w_hn
+    const void* w_hr
+    void* x_rows               # the rows of a chunk, packed: x (K, I), h_prev (K, P), dz (K, width)
+    void* h_rows
+    void* dz
+    void* dh_rows              # with a projection: dh (K, P)
+    void* hidden               # (K, H): with a projection o tanh(c), with reset before r h_prev
+    void* sums                 # of the rows of dz: the gradients of the biases
+    Product products[4]
+    int n_products
+    char* work
+
+
+cdef void gather_now(const View* v, const BackJob* j, const BackStep* a, Py_ssize_t width, void* to) noexcept nogil
+
+
+cdef class Backward:
+    """One backward pass: the job, and everything that its pointers point to."""
+
+    cdef BackJob j
+    cdef object call, keep, grads
+    cdef Py_ssize_t itemsize
+    cdef Py_ssize_t chunk_rows(self)
+    cdef void* block(self, Py_ssize_t n) except NULL
+    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *
+    cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *
+    cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *
+    cdef object finished(self)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""Backpropagation through time, for every cell: the loops over steps, chunks and threads, and the products.
+
+_rows.pxd says what ranks and packed rows are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps of a chunk.
+"""
+
+from fastrnn._kernels cimport Memory, add_rows, address, barrier, gemm, lanes, outer, real, run as run_shared
+from fastrnn._rows cimport (
+    View,
+    add_gathered,
+    at_work,
+    before,
+    clear_padding,
+    consecutive,
+    gather,
+    scatter,
+)
+from fastrnn._unroll cimport by_rank, by_row, parts_by_units, parts_for, sequence_of, share, share_units, view_of
+
+from libc.string cimport memcpy, memset
+
+from numpy import empty, empty_like
+
+from fastrnn._records import Grads
+
+WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
+
+cdef Py_ssize_t BACK_ROWS = 256  # of a chunk: deep enough for the sums of the weight gradients to pay
+
+
+cdef inline Py_ssize_t chunk_start(const BackJob* j, Py_ssize_t s1) noexcept nogil:
+    """The first step of the chunk that ends before s1. Chunks are cut from step 0 on, whatever T is, so that a padded
+    batch sums its weight gradients in the same order as an unpadded one."""
+    return (s1 - 1) // j.steps * j.steps
+
+
+cdef void gather_now(const View* v, const BackJob* j, const BackStep* a, Py_ssize_t width, void* to) noexcept nogil:
+    """The rows of a step, out of a caller's array."""
+    if j.wide:
+        gather(v, &j.q, width, a.s, a.r0, a.n, <double*>to)
+    else:
+        gather(v, &j.q, width, a.s, a.r0, a.n, <float*>to)
+
+
+cdef inline View from_unit(const View* v, Py_ssize_t u0, Py_ssize_t itemsize) noexcept nogil:
+    """The view without its first u0 columns."""
+    cdef View part = v[0]
+    if part.data != NULL:
+        part.data += u0 * itemsize
+    return part
+
+
+cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
+                        int part, int parts, real* scratch) noexcept nogil:
+    """BPTT over the steps of a chunk for the ranks r0..r1-1; leaves dz and the rows that the products need.
+
+    parts > 1: as many threads do this together, each with its share of the units."""
+    cdef Py_ssize_t s, n, first = before(&j.q, s0), row, width = j.P
+    cdef real* h_prev
+    cdef View out, grad_out
+    cdef BackStep a
+    a.r0, a.dh, a.dc, a.scratch, a.parts = r0, <real*>j.dh + r0 * j.P, <real*>j.dc + r0 * j.H, scratch, parts
+    share_units(j.H, sizeof(real), part, parts, &a.u0, &a.U)
+    if parts > 1:
+        width = a.U
+    out, grad_out = from_unit(&j.out, a.u0, sizeof(real)), from_unit(&j.grad_out, a.u0, sizeof(real))
+    for s in range(s1 - 1, s0 - 1, -1):
+        n = at_work(&j.q, s, r0, r1)
+        row = before(&j.q, s) + r0 - first
+        h_prev = <real*>j.h_rows + row * j.P
+        if part == 0:
+            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I)
+        if s > 0:
+            gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0)
+        elif n > 0:
+            memcpy(h_prev + a.u0, <const real*>j.h0 + r0 * j.P + a.u0, n * width * sizeof(real))
+        add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0)
+        a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
+        a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
+        if s > 0:
+            a.tape_prev = <const real*>j.tape + (before(&j.q, s - 1) + r0) * j.tape_width
+        j.back(j, &a)
+
+
+cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
+                           real* work) noexcept nogil:
+    """This part's share of the products of one chunk: whole sums, so that each of them keeps its order."""
+    cdef Py_ssize_t K = before(&j.q, s1) - before(&j.q, s0), m0, m1
+    cdef const Product* p
+    cdef int i
+    for i in range(j.n_products):
+        p = &j.products[i]
+        m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
+        outer(K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, <const real*>p.rows, p.N, <real*>p.w + m0 * p.N, p.N,
+              work)
+    m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
+    add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
+
+
+cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
+                          real* work) noexcept nogil:
+    """This part's share of dx = dz W_ih for one chunk: a run of packed rows."""
+    cdef Py_ssize_t first = before(&j.q, s0), K = before(&j.q, s1) - first, s = s0
+    cdef Py_ssize_t k0 = K * part // parts, k1 = K * (part + 1) // parts, k
+    cdef bint in_place = consecutive(&j.dx, &j.q, j.I, j.q.B)
+    cdef real* to = <real*>j.dx.data + (first + k0) * j.I if in_place else work
+    gemm(k1 - k0, j.I, j.G * j.H, <const real*>j.dz + k0 * j.width, j.width, <const real*>j.w_ih, <const real*>NULL, 0,
+         to, j.I)
+    if in_place:
+        return
+    for k in range(k0, k1):
+        while first + k >= before(&j.q, s + 1):
+            s += 1
+        scatter(&j.dx, &j.q, j.I, s, first + k - before(&j.q, s), 1, work + (k - k0) * j.I)
+
+
+cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexcept nogil:
+    """This part's rows of every chunk's time loop, then, when all have theirs, its share of the products."""
+    cdef Py_ssize_t r0, r1, s0, s1 = j.q.T
+    share(&j.q, part, parts, &r0, &r1)
+    while s1 > 0:
+        s0 = chunk_start(j, s1)
+        if j.by_units:
+            backward_rows(j, s0, s1, 0, j.q.B, part, parts, work)
+        elif r1 > r0:
+            backward_rows(j, s0, s1, r0, r1, 0, 1, work)
+        barrier(parts)
+        input_gradients(j, s0, s1, part, parts, work)
+        weight_gradients(j, s0, s1, part, parts, work)
+        barrier(parts)
+        s1 = s0
+
+
+cdef void backward_task(void* job, int part, int parts) noexcept nogil:
+    cdef BackJob* j = <BackJob*>job
+    if j.wide:
+        backward_part(j, part, parts, <double*>j.work + part * j.work_each)
+    else:
+        backward_part(j, part, parts, <float*>j.work + part * j.work_each)
+
+
+cdef new_weights(object call, object into):
+    """Arrays for the gradients of the weights, None where there is none: those of `into` or new ones."""
+    if into is not None:
+        return {name: getattr(into, name) for name in WEIGHTS}
+    given = {name: getattr(call, name) for name in WEIGHTS}
+    return {name: None if w is None else empty_like(w) for name, w in given.items()}
+
+
+cdef class Backward:
+    def __cinit__(self, tape, grad_out, grad_h_n, grad_c_n, into, Py_ssize_t width):
+        cdef BackJob* j = &self.j
+        memset(j, 0, sizeof(BackJob))
+        call = tape.call
+        saved, j.tape_width, h0, c0 = tape.saved
+        self.call, self.keep = call, [tape, grad_out]
+        self.itemsize = call.dtype.itemsize
+        j.q = sequence_of(call)
+        j.wide = self.itemsize == 8
+        j.variant = call.variant in ("relu", "reset_before")
+        j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
+        j.G = call.w_hh.shape[0] // j.H
+        x = empty((j.q.T, j.q.B, j.I), call.dtype)
+        ragged, dtype = call.ragged, call.dtype
+        dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
+        dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
+        self.grads = Grads(x, h0=dh, c0=dc, **new_weights(call, into))
+        j.x, j.out, j.dx, j.grad_out = view_of(call.x), view_of(tape.out), view_of(x, True), view_of(grad_out)
+        j.tape = (<Memory>saved).at
+        j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)
+        j.steps = max(BACK_ROWS // max(j.q.B, 1), 1)
+        j.x_rows, j.h_rows = self.block(self.chunk_rows() * j.I), self.block(self.chunk_rows() * j.P)
+        j.dz, j.sums = self.block(self.chunk_rows() * width), self.block(width)
+        memset(j.sums, 0, width * self.itemsize)
+
+    cdef Py_ssize_t chunk_rows(self):
+        return min(self.j.steps * self.j.q.B, self.j.q.R)
+
+    cdef void* block(self, Py_ssize_t n) except NULL:
+        """n elements that live as long as this pass."""
+        memory = Memory(n * self.itemsize)
+        self.keep.append(memory)
+        return (<Memory>memory).at
+
+    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *:
+        """w[row:row+M] will be dz^T rows, summed over all steps."""
+        cdef Product* p = &self.j.products[self.j.n_products]
+        p.M, p.N, p.dz, p.ld, p.rows = M, w.shape[1], dz, ld, rows
+        p.w = <char*>address(w, True) + row * p.N * self.itemsize
+        memset(p.w, 0, M * p.N * self.itemsize)
+        self.j.n_products += 1
+
+    cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
+        cdef BackJob* j = &self.j
+        cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
+        cdef int parts = parts_for(j.q.B, flops)
+        if j.w_hr == NULL and j.w_hn == NULL and parts == 1:
+            parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 4 * lanes(self.itemsize))
+            j.by_units = parts > 1
+        if j.q.R == 0:
+            return
+        j.back = back
+        j.work_each = self.chunk_rows() * max(4 * lanes(self.itemsize), j.I) + j.q.B * j.H
+        j.work = <char*>self.block(j.work_each * parts)
+        with nogil:
+            run_shared(backward_task, j, parts)
+
+    cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
+        """b[row:row+n] becomes the sums of dz's columns from `column` on."""
+        if b is not None:
+            memcpy(<char*>address(b, True) + row * self.itemsize, <char*>self.j.sums + column * self.itemsize,
+                   n * self.itemsize)
+
+    cdef object finished(self):
+        """The gradients, the states' in the caller's order."""
+        clear_padding(&self.j.dx, &self.j.q, self.j.I, self.itemsize)
+        grads = self.grads
+        grads.h0 = by_row(self.call.ragged, grads.h0)
+        if grads.c0 is not None:
+            grads.c0 = by_row(self.call.ragged, grads.c0)
+        return grads

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""Rows and steps: which row works in which step, and where the caller keeps it. All inline, so there is no _rows.pyx.
+
+Rows are counted by rank (the longest sequence first) and steps in the order of work: step s of rank r is time s, or, in
+reverse, s steps before the row's last. So rows only ever leave: the ranks at work in step s are 0..alive-1.
+The caller's own arrays are Views; all others are laid out row after row, step after step, in this order ("packed").
+
+T time steps, B batch, R rows of all steps.
+"""
+
+from fastrnn._kernels cimport add, real
+
+from libc.string cimport memcpy, memset
+
+
+cdef struct View:  # a caller's array (T, B, width): strides in elements, the last one 1
+    char* data
+    Py_ssize_t step, row
+
+
+cdef struct Sequence:
+    Py_ssize_t T, B, R
+    const Py_ssize_t* order    # the row at each rank; NULL: rank is row
+    const Py_ssize_t* lengths  # by rank; NULL: all T
+    const Py_ssize_t* alive    # ranks at work in each step; NULL: all B
+    const Py_ssize_t* start    # packed rows before each step, T + 1 of them; NULL: s * B
+    bint reverse
+    bint direct                # the ranks of a step stand one row apart in the caller's arrays
+
+
+cdef inline Py_ssize_t before(const Sequence* q, Py_ssize_t s) noexcept nogil:
+    """Packed rows before step s."""
+    return q.start[s] if q.start != NULL else s * q.B
+
+
+cdef inline Py_ssize_t at_work(const Sequence* q, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """How many of the ranks r0..r1-1 step s still has; they are the first ones."""
+    cdef Py_ssize_t n = q.alive[s] if q.alive != NULL else q.B
+    return max(min(n, r1) - r0, 0)
+
+
+cdef inline Py_ssize_t offset(const View* v, const Sequence* q, Py_ssize_t s, Py_ssize_t r) noexcept nogil:
+    """Where the caller keeps rank r's row of step s, in elements."""
+    cdef Py_ssize_t t = s, row = q.order[r] if q.order != NULL else r
+    if q.reverse:
+        t = (q.lengths[r] if q.lengths != NULL else q.T) - 1 - s
+    return t * v.step + row * v.row
+
+
+cdef inline bint consecutive(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t n) noexcept nogil:
+    """Whether n ranks' rows follow each other in the caller's array as they do when packed, over all steps."""
+    return q.direct and not q.reverse and q.alive == NULL and v.step == n * width and (n == 1 or v.row == width)
+
+
+cdef inline void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
+                        real* to) noexcept nogil:
+    """n rows of step s, from rank r0 on, out of the caller's array."""
+    cdef Py_ssize_t r
+    for r in range(r0, r0 + n):
+        memcpy(to, <real*>v.data + offset(v, q, s, r), width * sizeof(real))
+        to += width
+
+
+cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
+                         const real* rows) noexcept nogil:
+    """The reverse of gather."""
+    cdef Py_ssize_t r
+    for r in range(r0, r0 + n):
+        memcpy(<real*>v.data + offset(v, q, s, r), rows, width * sizeof(real))
+        rows += width
+
+
+cdef inline void add_gathered(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0,
+                              Py_ssize_t n, real* to) noexcept nogil:
+    """to += the rows that gather would bring; v.data may be NULL for zeros."""
+    cdef Py_ssize_t r
+    if v.data == NULL or n == 0:
+        return
+    if q.direct:
+        add(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, width)
+        return
+    for r in range(r0, r0 + n):
+        add(1, width, <const real*>v.data + offset(v, q, s, r), width, to, width)
+        to += width
+
+
+cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t itemsize) noexcept nogil:
+    """Zeros past the rows' lengths."""
+    cdef Py_ssize_t r, t, row
+    if q.lengths == NULL:
+        return
+    for r in range(q.B):
+        row = q.order[r] if q.order != NULL else r
+        for t in range(q.lengths[r], q.T):
+            memset(v.data + (t * v.step + row * v.row) * itemsize, 0, width * itemsize)
