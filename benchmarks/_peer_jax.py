@@ -87,7 +87,7 @@ def advance(cell: str, x: Any, ready: tuple, state: tuple) -> tuple:
 
 
 def scanned(task: Task) -> Run:
-    """All on the device beforehand, for inference the weights folded too; each call waited for."""
+    """All on the device and compiled beforehand, for inference the weights folded too; each call waited for."""
     x, weights, grad_out = jax.device_put((task.x, task.weights, task.grad_out))
     state = jax.device_put(tuple(part[0] for part in task.state))
     ready = folded(task.cell, weights)
@@ -96,8 +96,11 @@ def scanned(task: Task) -> Run:
     T, lengths = len(task.x), task.lengths
     valid = None if lengths is None else jnp.asarray(np.arange(T)[:, None, None] < lengths[:, None])
     if task.mode == "inference":
-        return lambda: jax.block_until_ready(forward(task.cell, x, ready, state, valid))
-    return lambda: jax.block_until_ready(train(task.cell, x, weights, state, valid, grad_out))
+        run = partial(forward, task.cell, x, ready, state, valid)
+    else:
+        run = partial(train, task.cell, x, weights, state, valid, grad_out)
+    jax.block_until_ready(run())
+    return lambda: jax.block_until_ready(run())
 
 
 def steps(cell: str, x: Any, ready: tuple, state: tuple) -> Run:

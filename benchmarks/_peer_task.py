@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `peers.py` and its processes say to each other: tasks there, times back.
+"""What `peers.py` and its processes say to each other: tasks there, results, times and peaks of memory back.
 
 T time steps, B batch, I input size, H hidden size, G gates.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,13 @@ class Task:
         for word in words:
             if word in (self.mode, self.x.dtype.name):
                 raise UnableError(f"no {word}")
+
+
+class Peak(NamedTuple):
+    """Asks for the peak memory of a task; the tiny one of the same kind warms the library up."""
+
+    tiny: Task
+    task: Task
 
 
 def one_or_pair(state: tuple) -> Any:

@@ -2,7 +2,8 @@
 """The process of one peer: `python _peer_worker.py MODULE FUNCTION`, started by `peers.py` with all threads set.
 
 It reads from stdin a Task, and answers with the arrays of its first runs, or why it cannot; or a number of calls,
-and answers with the seconds that a call of the last task took.
+and answers with the seconds that a call of the last task took; or a Peak, and answers with bytes or None: to be asked
+before any Task.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from timeit import timeit
 from typing import Any
 
 import numpy as np
-from _peer_task import Run, Task, UnableError
+from _peer_memory import peak
+from _peer_task import Peak, Run, Task, UnableError
 
 STEPS = 3  # of a stream that are compared
 
@@ -51,6 +53,8 @@ def main(module: str, function: str) -> None:
                 answer = first_results(run, asked)
             except UnableError as reason:
                 answer = str(reason)
+        elif isinstance(asked, Peak):
+            answer = peak(prepare, asked)
         else:
             answer = timeit(run, number=asked) / asked
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
