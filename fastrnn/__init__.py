@@ -52,9 +52,14 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = {"gradient_flow": "diagnostics", "load": "files"}  # they would double the time of the import
+# These import their frameworks, so `from fastrnn import *` leaves them out.
+_BRIDGES = ("keras", "onnx", "sklearn")
+_ON_FIRST_USE |= {"from_keras": "keras", "from_onnx": "onnx"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _BRIDGES:
+        return import_module(f".{name}", __name__)
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
@@ -62,4 +67,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ON_FIRST_USE, *_BRIDGES})

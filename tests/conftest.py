@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures: the compiled kernels on each instruction set, behind the public API, and on as many threads as wanted."""
+"""Fixtures: the compiled kernels on each instruction set, behind the public API, and on as many threads as wanted.
+
+And which bridges are tested: those whose frameworks are installed, or, with FASTRNN_BRIDGES=all, all of them.
+"""
 
 from __future__ import annotations
+
+import os
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +45,35 @@ def threads():
     _unroll.set_shared_flops(flops)
     _unroll.set_shared_weights(weights)
     _unroll.set_threads(config.get_num_threads())
+
+
+# -- bridges ---------------------------------------------------------------------------------------------------------
+
+NEEDED = {
+    "test_onnx.py": ("onnx", "onnxruntime"),
+    "test_from_onnx.py": ("onnx", "onnxruntime"),
+    "test_onnx_export.py": ("onnx", "onnxruntime", "torch"),
+    "test_keras*.py": ("keras", "h5py", "torch"),
+    "test_sklearn*.py": ("sklearn",),
+}
+
+
+def missing(name: str) -> list[str]:
+    """The packages that a file of tests needs and that are not there."""
+    needed = [package for pattern, packages in NEEDED.items() if fnmatch(name, pattern) for package in packages]
+    return [package for package in needed if find_spec(package) is None]
+
+
+FILES = sorted(path.name for path in Path(__file__).parent.glob("bridges/test_*.py"))
+LEFT_OUT = {name: lacking for name in FILES if (lacking := missing(name))}
+
+if LEFT_OUT and os.environ.get("FASTRNN_BRIDGES") == "all":
+    raise ImportError(f"FASTRNN_BRIDGES=all, but packages are missing: {LEFT_OUT}")
+
+collect_ignore = [f"bridges/{name}" for name in LEFT_OUT]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so, or nobody would know."""
+    for name, lacking in LEFT_OUT.items():
+        terminalreporter.write_line(f"not tested: bridges/{name}, without {', '.join(lacking)}")

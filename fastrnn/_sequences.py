@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Sequences of several lengths laid end to end, from which batches of similar length are cut.
+
+n sequences, S steps of all of them, T time steps, B batch, I input size, N results wanted of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _check
+
+BUCKET = 4  # batches sorted by length together: with fewer, batches mix better; with more, lengths are nearer
+
+
+class Batch(NamedTuple):
+    """Some sequences side by side, the longest first."""
+
+    x: np.ndarray  # (T, B, I)
+    lengths: np.ndarray  # (B,)
+    real: np.ndarray  # (T, B), whether this step is one of the sequence's
+    at: np.ndarray  # (N,), where the results belong: places of sequences, or of steps
+
+
+class Sequences:
+    """Sequences laid end to end.
+
+    Parameters
+    ----------
+    steps : ndarray, shape (S, ...)
+    lengths : ndarray, shape (n,)
+    together : bool
+        Whether they came, and are to leave, as one array.
+    """
+
+    def __init__(self, steps: np.ndarray, lengths: np.ndarray, together: bool) -> None:
+        self.steps, self.lengths, self.together = steps, lengths, together
+        self.starts = np.cumsum(lengths) - lengths
+
+    @classmethod
+    def of(cls, name: str, value: Any) -> Sequences:
+        """One array whose first two axes are n and T, or a list or vector of arrays whose first axis is T."""
+        if not separate(value):
+            array = _check.plain(name, value, "an array")
+            if array.ndim < 2:
+                raise ValueError(f"{name}: needs an array for each sequence, got shape {array.shape}")
+            n, T = array.shape[:2]
+            return cls(array.reshape(n * T, *array.shape[2:]), np.full(n, T), together=True)
+        parts = [_check.plain(f"{name}[{k}]", part, "an array") for k, part in enumerate(value)]
+        if not parts:
+            raise ValueError(f"{name}: needs at least one sequence, got none")
+        for k, part in enumerate(parts):
+            if part.ndim == 0:
+                raise ValueError(f"{name}[{k}]: needs an array whose first axis is time, got {_check.text(value[k])}")
+            if part.shape[1:] != parts[0].shape[1:]:
+                first, rest = f"{name}[0]", parts[0].shape[1:]
+                raise ValueError(f"{name}[{k}]: needs shape (T, ...) with ... = {rest} like {first}, got {part.shape}")
+        return cls(np.concatenate(parts), np.array([len(part) for part in parts]), together=False)
+
+    def scaled(self, mean: np.ndarray, scale: np.ndarray) -> Sequences:
+        """The same, standardised, in float32."""
+        return Sequences(((self.steps - mean) / scale).astype(np.float32), self.lengths, self.together)
+
+    def steps_of(self, name: str, value: Any) -> np.ndarray:
+        """Something else for every step, laid end to end, too."""
+        other = Sequences.of(name, value)
+        if len(other.lengths) != len(self.lengths):
+            raise ValueError(f"{name}: needs {len(self.lengths)} sequences like X, got {len(other.lengths)}")
+        wrong = np.flatnonzero(other.lengths != self.lengths)
+        if len(wrong):
+            k = wrong[0]
+            raise ValueError(f"{name}[{k}]: needs {self.lengths[k]} steps like X[{k}], got {other.lengths[k]}")
+        return other.steps
+
+    def split(self, values: np.ndarray) -> Any:
+        """What was found for every step, shape (S, ...), as the sequences came: (n, T, ...) or a list; views."""
+        if self.together:
+            return values.reshape(len(self.lengths), -1, *values.shape[1:])
+        return np.split(values, self.starts[1:])
+
+    def places(self, rows: np.ndarray, per_step: bool) -> np.ndarray:
+        """Where the results of these rows are found: among those of all sequences, or of all steps."""
+        return np.concatenate([self.starts[k] + np.arange(self.lengths[k]) for k in rows]) if per_step else rows
+
+    def batches(self, rows: np.ndarray, size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """The rows in batches of similar length, in each the longest first; with ``rng`` mixed at random."""
+        if rng is None:
+            return self._sorted(rows, size)
+        mixed = pieces(rng.permutation(rows), size)
+        buckets = [np.concatenate(mixed[k : k + BUCKET]) for k in range(0, len(mixed), BUCKET)]
+        batches = [batch for bucket in buckets for batch in self._sorted(bucket, size)]
+        return [batches[k] for k in rng.permutation(len(batches))]
+
+    def _sorted(self, rows: np.ndarray, size: int) -> list[np.ndarray]:
+        return pieces(rows[np.argsort(-self.lengths[rows], kind="stable")], size)
+
+    def batch(self, rows: np.ndarray, per_step: bool) -> Batch:
+        """Some rows, the longest first. Past its end a sequence repeats its last step, which no layer reads."""
+        lengths = self.lengths[rows]
+        t = np.arange(lengths[0])[:, np.newaxis]
+        at, real = self.starts[rows] + np.minimum(t, lengths - 1), t < lengths
+        return Batch(self.steps[at], lengths, real, at[real] if per_step else rows)
+
+
+def separate(value: Any) -> bool:
+    """Whether sequences come one by one."""
+    return isinstance(value, (list, tuple)) or (getattr(value, "dtype", "") == "O" and getattr(value, "ndim", 0) == 1)
+
+
+def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows in pieces of at most ``size``, as even as can be."""
+    return np.array_split(rows, -(-len(rows) // size))
+
+
+def moments(values: np.ndarray) -> tuple[Any, Any]:
+    """Mean and standard deviation along the first axis, in float64; 1 for the deviation of what does not vary."""
+    mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    constant = (values.min(axis=0) == values.max(axis=0)) | (scale == 0)  # rounding may leave it a deviation
+    return mean, np.where(constant, 1.0, scale)
