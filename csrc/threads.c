@@ -86,7 +86,7 @@ static struct {
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
     _Alignas(64) atomic_uint barriers; /* passed */
-    int late; /* calls in a row */
+    int late;                          /* calls in a row */
     int next_apart;
     _Alignas(64) atomic_int apart; /* questions of frnn_punctual still to be denied */
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
