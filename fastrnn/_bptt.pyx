@@ -34,8 +34,6 @@ from numpy import empty, empty_like
 
 from fastrnn._records import Grads
 
-WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
-
 cdef Py_ssize_t BACK_ROWS = 256  # of a chunk: deep enough for the sums of the weight gradients to pay
 
 
@@ -162,12 +160,13 @@ cdef void backward_task(void* job, int part, int parts) noexcept nogil:
         backward_part(j, part, parts, <float*>j.work + part * j.work_each)
 
 
-cdef new_weights(object call, object into):
-    """Arrays for the gradients of the weights, None where there is none: those of `into` or new ones."""
-    if into is not None:
-        return {name: getattr(into, name) for name in WEIGHTS}
-    given = {name: getattr(call, name) for name in WEIGHTS}
-    return {name: None if w is None else empty_like(w) for name, w in given.items()}
+cdef tuple weights_of(object it):
+    return it.w_ih, it.w_hh, it.b_ih, it.b_hh, it.w_hr
+
+
+cdef tuple new_weights(object call):
+    """Arrays for the gradients of the weights, None where there is none."""
+    return tuple([None if w is None else empty_like(w) for w in weights_of(call)])
 
 
 cdef class Backward:
@@ -187,7 +186,8 @@ cdef class Backward:
         ragged, dtype = call.ragged, call.dtype
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
-        self.grads = Grads(x, h0=dh, c0=dc, **new_weights(call, into))
+        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call) if into is None else weights_of(into)
+        self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
         j.x, j.out, j.dx, j.grad_out = view_of(call.x), view_of(tape.out), view_of(x, True), view_of(grad_out)
         j.tape = (<Memory>saved).at
         j.w_ih = address(call.w_ih)
