@@ -327,9 +327,9 @@ INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const 
         }
 }
 
-static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
-                     ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
-                     real *h, ptrdiff_t ldh)
+ONE_COPY static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
+                              ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P,
+                              const real *w, real *h, ptrdiff_t ldh)
 {
     const ptrdiff_t panels = (U + PANEL - 1) / PANEL;
     for (ptrdiff_t b = 0; b < panels; b++) {
@@ -606,6 +606,8 @@ static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const rea
     }
 }
 
+#include "cells.h"
+
 /* ---- activations on their own -------------------------------------------------------------------------------------- */
 
 static void tanh_row(ptrdiff_t n, const real *x, real *y)
@@ -633,6 +635,10 @@ static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
      .gru_step = gru_step,                                                                                             \
      .gru_gates = gru_gates,                                                                                           \
      .gru_reset = gru_reset,                                                                                           \
+     .rnn_cell = rnn_cell,                                                                                             \
+     .lstm_cell = lstm_cell,                                                                                           \
+     .gru_rh = gru_rh,                                                                                                 \
+     .gru_cell = gru_cell,                                                                                             \
      .rnn_back = rnn_back,                                                                                             \
      .lstm_back = lstm_back,                                                                                           \
      .gru_back = gru_back,                                                                                             \

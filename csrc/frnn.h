@@ -42,6 +42,7 @@ enum {
         FRNN_PACKING(R)                                                                                                \
         FRNN_PRODUCTS(R)                                                                                               \
         FRNN_FORWARD(R)                                                                                                \
+        FRNN_CELLS(R)                                                                                                  \
         FRNN_BACKWARD(R)                                                                                               \
         FRNN_ACTIVATIONS(R)                                                                                            \
     } name
@@ -107,6 +108,23 @@ enum {
     void (*gru_reset)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,        \
                       ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, const R *rh, const R *rz, const R *w, R *h,    \
                       ptrdiff_t ldh, R *tape);
+
+/* What a step makes of finished pre-activations, with peepholes and a clip, for inference: gemm has added the recurrent
+ * product to z. [a] is a kept in -clip..clip: clip > 0, INFINITY for none. Without either the results have the bits of
+ * the steps above.
+ * rnn_cell:   h = relu or tanh [z].   z (n, H)
+ * lstm_cell:  i = sigmoid [z_i + p_i c];  f = sigmoid [z_f + p_f c];  c = f c + i tanh [z_g];
+ *   o = sigmoid [z_o + p_o c], the new c;  h = o tanh [c]
+ *   z (n, 4H); p (3, H) i f o, or null for zeros; c (n, H) in/out, ld H.
+ * gru_cell:   z = sigmoid [z_z];  n = tanh [z_n + sigmoid [z_r] q];  h = n + z (h_prev - n)
+ *   z (n, 3H); q (n, H) b_hn + W_hn h_prev, or null: z_n has W_hn rh in it already, as Cho's GRU needs it
+ * gru_rh:     rh = sigmoid [z_r] h_prev.   z (n, 3H); rh (n, H) out */
+#define FRNN_CELLS(R)                                                                                                  \
+    void (*rnn_cell)(ptrdiff_t n, ptrdiff_t H, int relu, R clip, const R *z, R *h, ptrdiff_t ldh);                     \
+    void (*lstm_cell)(ptrdiff_t n, ptrdiff_t H, R clip, const R *z, const R *p, R *c, R *h, ptrdiff_t ldh);            \
+    void (*gru_cell)(ptrdiff_t n, ptrdiff_t H, R clip, const R *z, const R *q, const R *h_prev, ptrdiff_t ldh_prev,    \
+                     R *h, ptrdiff_t ldh);                                                                             \
+    void (*gru_rh)(ptrdiff_t n, ptrdiff_t H, R clip, const R *z, const R *h_prev, ptrdiff_t ldh_prev, R *rh);
 
 /* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
  * of dz with the weights is left to gemm. The tape is only read.

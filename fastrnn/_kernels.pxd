@@ -35,6 +35,14 @@ cdef extern from "frnn.h" nogil:
         void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
                           Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* rh,
                           const float* rz, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
+        void (*rnn_cell)(Py_ssize_t n, Py_ssize_t H, int relu, float clip, const float* z, float* h,
+                         Py_ssize_t ldh) noexcept nogil
+        void (*lstm_cell)(Py_ssize_t n, Py_ssize_t H, float clip, const float* z, const float* p, float* c, float* h,
+                          Py_ssize_t ldh) noexcept nogil
+        void (*gru_cell)(Py_ssize_t n, Py_ssize_t H, float clip, const float* z, const float* q, const float* h_prev,
+                         Py_ssize_t ldh_prev, float* h, Py_ssize_t ldh) noexcept nogil
+        void (*gru_rh)(Py_ssize_t n, Py_ssize_t H, float clip, const float* z, const float* h_prev,
+                       Py_ssize_t ldh_prev, float* rh) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
                          float* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* c_prev,
@@ -79,6 +87,14 @@ cdef extern from "frnn.h" nogil:
         void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
                           Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* rh,
                           const double* rz, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+        void (*rnn_cell)(Py_ssize_t n, Py_ssize_t H, int relu, double clip, const double* z, double* h,
+                         Py_ssize_t ldh) noexcept nogil
+        void (*lstm_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* p, double* c, double* h,
+                          Py_ssize_t ldh) noexcept nogil
+        void (*gru_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* q, const double* h_prev,
+                         Py_ssize_t ldh_prev, double* h, Py_ssize_t ldh) noexcept nogil
+        void (*gru_rh)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* h_prev,
+                       Py_ssize_t ldh_prev, double* rh) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,
                          double* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* c_prev,
@@ -240,6 +256,38 @@ cdef inline void gru_reset(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, 
         f32.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
     else:
         f64.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+
+
+cdef inline void rnn_cell(Py_ssize_t n, Py_ssize_t H, int relu, real clip, const real* z, real* h,
+                          Py_ssize_t ldh) noexcept nogil:
+    if real is float:
+        f32.rnn_cell(n, H, relu, clip, z, h, ldh)
+    else:
+        f64.rnn_cell(n, H, relu, clip, z, h, ldh)
+
+
+cdef inline void lstm_cell(Py_ssize_t n, Py_ssize_t H, real clip, const real* z, const real* p, real* c, real* h,
+                           Py_ssize_t ldh) noexcept nogil:
+    if real is float:
+        f32.lstm_cell(n, H, clip, z, p, c, h, ldh)
+    else:
+        f64.lstm_cell(n, H, clip, z, p, c, h, ldh)
+
+
+cdef inline void gru_cell(Py_ssize_t n, Py_ssize_t H, real clip, const real* z, const real* q, const real* h_prev,
+                          Py_ssize_t ldh_prev, real* h, Py_ssize_t ldh) noexcept nogil:
+    if real is float:
+        f32.gru_cell(n, H, clip, z, q, h_prev, ldh_prev, h, ldh)
+    else:
+        f64.gru_cell(n, H, clip, z, q, h_prev, ldh_prev, h, ldh)
+
+
+cdef inline void gru_rh(Py_ssize_t n, Py_ssize_t H, real clip, const real* z, const real* h_prev,
+                        Py_ssize_t ldh_prev, real* rh) noexcept nogil:
+    if real is float:
+        f32.gru_rh(n, H, clip, z, h_prev, ldh_prev, rh)
+    else:
+        f64.gru_rh(n, H, clip, z, h_prev, ldh_prev, rh)
 
 
 cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh, const real* dh,

@@ -37,6 +37,8 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     const void* w_hr
     const void* bias           # b_ih + b_hh; without b_hn for the GRU with reset after
     const void* b_hn
+    const void* peephole       # (3, H) i f o, or NULL
+    double clip                # > 0: a step is its products, then its cell, of all units; 0: it is fused
     Sequence q
     View x, out
     const void* h0             # (B, P) by rank
