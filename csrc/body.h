@@ -606,7 +606,7 @@ static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const rea
     }
 }
 
-#include "cells.h"
+#include "clipped.h"
 
 /* ---- activations on their own -------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * cells.h - the cells on their own, from finished pre-activations, with what the steps of body.h do without: peepholes
+ * clipped.h - the cells on their own, from finished pre-activations, with what the steps of body.h do without: peepholes
  * and a clip. Apart, so that those have nothing to do with either. Part of body.h. */
 
 /* Kept in -clip..clip; NaN stays NaN. */
