@@ -89,10 +89,10 @@ cdef extern from "frnn.h" nogil:
                           const double* rz, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
         void (*rnn_cell)(Py_ssize_t n, Py_ssize_t H, int relu, double clip, const double* z, double* h,
                          Py_ssize_t ldh) noexcept nogil
-        void (*lstm_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* p, double* c, double* h,
-                          Py_ssize_t ldh) noexcept nogil
-        void (*gru_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* q, const double* h_prev,
-                         Py_ssize_t ldh_prev, double* h, Py_ssize_t ldh) noexcept nogil
+        void (*lstm_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* p, double* c,
+                          double* h, Py_ssize_t ldh) noexcept nogil
+        void (*gru_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* q,
+                         const double* h_prev, Py_ssize_t ldh_prev, double* h, Py_ssize_t ldh) noexcept nogil
         void (*gru_rh)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* h_prev,
                        Py_ssize_t ldh_prev, double* rh) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,

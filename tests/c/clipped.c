@@ -48,7 +48,8 @@ static wanted lstm(const job *j, ptrdiff_t r, ptrdiff_t u)
     long double c = WAS(j->c, r, u), p[3] = {0};
     for (ptrdiff_t k = 0; j->p && k < 3; k++)
         p[k] = AT(j->p, k, u);
-    long double i = sigmoid_of(kept(j, AT(j->z, r, u) + p[0] * c)), f = sigmoid_of(kept(j, AT(j->z, r, H + u) + p[1] * c));
+    long double i = sigmoid_of(kept(j, AT(j->z, r, u) + p[0] * c)),
+                f = sigmoid_of(kept(j, AT(j->z, r, H + u) + p[1] * c));
     c = f * c + i * tanh_of(kept(j, AT(j->z, r, 2 * H + u)));
     long double o = sigmoid_of(kept(j, AT(j->z, r, 3 * H + u) + p[2] * c));
     return (wanted){.h = o * tanh_of(kept(j, c)), .c = c};
