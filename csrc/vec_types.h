@@ -6,10 +6,8 @@
 #define INLINE static inline __attribute__((always_inline, unused))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
-#define ONE_COPY
 #else
 #define UNROLL _Pragma("GCC unroll 16")
-#define ONE_COPY __attribute__((noclone)) /* of a long function, however many call it with constants */
 #endif
 
 #if FRNN_WIDE

@@ -45,7 +45,7 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
-cdef void clipped_step_of(const Job* j, const Step* a, real* z) noexcept nogil:
+cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
     """The product apart from the cell, with peepholes or a clip; z is used up."""
     cdef Py_ssize_t n = a.n, H = j.H, P = j.P, ldh = a.ldh
     cdef real* h = <real*>a.h
@@ -57,11 +57,11 @@ cdef void clipped_step_of(const Job* j, const Step* a, real* z) noexcept nogil:
         gemm(n, P, H, h, H, <const real*>j.w_hr, <const real*>NULL, 0, <real*>a.h, a.ldh)
 
 
-cdef void clipped_step(const Job* j, const Step* a) noexcept nogil:
+cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
     if j.wide:
-        clipped_step_of(j, a, <double*>a.z)
+        step_apart_of(j, a, <double*>a.z)
     else:
-        clipped_step_of(j, a, <float*>a.z)
+        step_apart_of(j, a, <float*>a.z)
 
 
 def pack(call):
@@ -72,7 +72,7 @@ def pack(call):
     w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 4 * H, True))
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, size))
     if w.job.clip > 0:
-        w.job.step = clipped_step
+        w.job.step = step_apart
         w.job.w_hh = w.hold(packed_columns(call.w_hh, P, 4 * H, True))
         if call.peephole is not None:
             w.job.peephole = w.hold(summed(call.peephole, None, 0, 0, 3 * H, size))

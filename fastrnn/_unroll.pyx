@@ -259,7 +259,7 @@ cdef int run(Job* j, Memory tape) except -1:
         return 0
     j.tape = NULL if tape is None else tape.at
     j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((j.G * j.H + j.I) * size)), j.q.R)
-    if j.w_hr == NULL and j.w_hn == NULL and j.clip == 0 and parts == 1:
+    if j.w_hr == NULL and j.clip == 0 and parts == 1:
         parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 4 * j.lanes)
         j.by_units = parts > 1
     rows = max(j.chunk, j.q.B)
@@ -355,7 +355,7 @@ cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t
     j.variant = call.variant in ("relu", "reset_before")
     if call.clip is not None:
         j.clip = call.clip
-    elif call.peephole is not None:
+    elif call.peephole is not None or call.variant == "reset_before":
         j.clip = INFINITY
     return w
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * clipped.h - the cells on their own, from finished pre-activations, with what the steps of body.h do without: peepholes
- * and a clip. Apart, so that those have nothing to do with either. Part of body.h. */
+ * apart.h - the cells apart from their products, from finished pre-activations: for peepholes and a clip, so that the
+ * steps of body.h have nothing to do with either, and for Cho's GRU, which needs r of all units before any n.
+ * Part of body.h. */
 
 /* Kept in -clip..clip; NaN stays NaN. */
 INLINE vec clipped(vec z, real clip) { return max(all(-clip), -max(all(-clip), -z)); }
@@ -38,25 +39,35 @@ static void lstm_cell(ptrdiff_t n, ptrdiff_t H, real clip, const real *z, const 
     }
 }
 
-static void gru_rh(ptrdiff_t n, ptrdiff_t H, real clip, const real *z, const real *h_prev, ptrdiff_t ldh_prev, real *rh)
+static void gru_gates(ptrdiff_t n, ptrdiff_t H, real clip, real *z, const real *h_prev, ptrdiff_t ldh_prev, real *rh,
+                      ptrdiff_t ldrh)
 {
     EACH_VECTOR(n, H)
     {
-        vec r = sigmoid_vec(clipped(get(z + i * 3 * H + u, lanes), clip));
-        set(rh + i * H + u, r * get(h_prev + i * ldh_prev + u, lanes), lanes);
+        real *row = z + i * 3 * H + u;
+        vec r = sigmoid_vec(clipped(get(row, lanes), clip));
+        set(row, r, lanes);
+        set(row + H, sigmoid_vec(clipped(get(row + H, lanes), clip)), lanes);
+        set(rh + i * ldrh + u, r * get(h_prev + i * ldh_prev + u, lanes), lanes);
     }
 }
 
-static void gru_cell(ptrdiff_t n, ptrdiff_t H, real clip, const real *z, const real *q, const real *h_prev,
-                     ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh)
+static void gru_reset(ptrdiff_t n, ptrdiff_t H, real clip, const real *z, const real *q, const real *h_prev,
+                      ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
 {
     EACH_VECTOR(n, H)
     {
         const real *row = z + i * 3 * H + u;
-        vec zt = sigmoid_vec(clipped(get(row + H, lanes), clip)), nt = get(row + 2 * H, lanes);
+        vec r = get(row, lanes), zt = get(row + H, lanes), nt = get(row + 2 * H, lanes);
         if (q)
-            nt = fmadd(sigmoid_vec(clipped(get(row, lanes), clip)), get(q + i * H + u, lanes), nt);
+            nt = fmadd(r, get(q + i * H + u, lanes), nt);
         nt = tanh_vec(clipped(nt, clip));
         set(h + i * ldh + u, fmadd(zt, get(h_prev + i * ldh_prev + u, lanes) - nt, nt), lanes);
+        if (tape) {
+            real *to = tape + i * FRNN_GRU_TAPE * H + u;
+            set(to, r, lanes);
+            set(to + H, zt, lanes);
+            set(to + 2 * H, nt, lanes);
+        }
     }
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * clipped.c - the cells on their own, with peepholes and a clip: against their formulas in long double, and to the bit
- * against themselves row by row, beside a row of NaN, on another instruction set, and against the fused steps. */
+ * apart.c - the cells apart from their products, with peepholes and a clip: against their formulas in long double, and to
+ * the bit against themselves row by row, beside a row of NaN, on another instruction set, and against the fused steps. */
 #define _GNU_SOURCE
 #include "fence.h"
 
@@ -14,14 +14,15 @@ typedef struct job {
     ptrdiff_t H;
     int relu;
     real clip;
-    const matrix *z, *h_prev, *p, *q; /* p and q may be null */
-    matrix *h, *c;                    /* c: null but for the LSTM; h: rh of gru_rh */
+    matrix *z;                    /* n rows */
+    const matrix *h_prev, *p, *q; /* p and q may be null */
+    matrix *h, *c, *tape;         /* h: rh of gru_gates; c and tape: may be null */
 } job;
 
 /* The rows r..r+n-1 of a job, and what they come to at one row and unit. */
 typedef void runner(const job *j, ptrdiff_t r, ptrdiff_t n);
 typedef struct wanted {
-    long double h, c;
+    long double h, c, gates[3];
 } wanted;
 typedef wanted formula(const job *j, ptrdiff_t r, ptrdiff_t u);
 
@@ -55,47 +56,86 @@ static wanted lstm(const job *j, ptrdiff_t r, ptrdiff_t u)
     return (wanted){.h = o * tanh_of(kept(j, c)), .c = c};
 }
 
-static void run_gru(const job *j, ptrdiff_t r, ptrdiff_t n)
+static void run_gates(const job *j, ptrdiff_t r, ptrdiff_t n)
 {
-    j->s->t->gru_cell(n, j->H, j->clip, &AT(j->z, r, 0), j->q ? &AT(j->q, r, 0) : NULL, &AT(j->h_prev, r, 0),
-                      j->h_prev->ld, &AT(j->h, r, 0), j->h->ld);
+    j->s->t->gru_gates(n, j->H, j->clip, &AT(j->z, r, 0), &AT(j->h_prev, r, 0), j->h_prev->ld, &AT(j->h, r, 0),
+                       j->h->ld);
 }
-static wanted gru(const job *j, ptrdiff_t row, ptrdiff_t u)
+static wanted gates(const job *j, ptrdiff_t row, ptrdiff_t u)
 {
     ptrdiff_t H = j->H;
-    long double r = sigmoid_of(kept(j, AT(j->z, row, u))), z = sigmoid_of(kept(j, AT(j->z, row, H + u)));
-    long double n = tanh_of(kept(j, AT(j->z, row, 2 * H + u) + (j->q ? r * AT(j->q, row, u) : 0)));
-    return (wanted){.h = n + z * (AT(j->h_prev, row, u) - n)};
+    long double r = sigmoid_of(kept(j, WAS(j->z, row, u))), z = sigmoid_of(kept(j, WAS(j->z, row, H + u)));
+    return (wanted){.h = r * AT(j->h_prev, row, u), .gates = {r, z, WAS(j->z, row, 2 * H + u)}};
 }
 
-static void run_rh(const job *j, ptrdiff_t r, ptrdiff_t n)
+static void run_reset(const job *j, ptrdiff_t r, ptrdiff_t n)
 {
-    j->s->t->gru_rh(n, j->H, j->clip, &AT(j->z, r, 0), &AT(j->h_prev, r, 0), j->h_prev->ld, &AT(j->h, r, 0));
+    j->s->t->gru_reset(n, j->H, j->clip, &AT(j->z, r, 0), j->q ? &AT(j->q, r, 0) : NULL, &AT(j->h_prev, r, 0),
+                       j->h_prev->ld, &AT(j->h, r, 0), j->h->ld, j->tape ? &AT(j->tape, r, 0) : NULL);
 }
-static wanted rh(const job *j, ptrdiff_t r, ptrdiff_t u)
+static wanted reset(const job *j, ptrdiff_t row, ptrdiff_t u)
 {
-    return (wanted){.h = sigmoid_of(kept(j, AT(j->z, r, u))) * AT(j->h_prev, r, u)};
+    ptrdiff_t H = j->H;
+    long double r = AT(j->z, row, u), z = AT(j->z, row, H + u);
+    long double n = tanh_of(kept(j, AT(j->z, row, 2 * H + u) + (j->q ? r * AT(j->q, row, u) : 0)));
+    return (wanted){.h = n + z * (AT(j->h_prev, row, u) - n), .gates = {r, z, n}};
 }
 
 /* ---- what holds for each ----------------------------------------------------------------------------------------- */
 
+enum { RESULTS = 4 };
+
+/* Those that a job has, at most so many. */
+static int results_of(const job *j, matrix **results)
+{
+    matrix *all[RESULTS] = {j->h, j->c, j->tape, j->z};
+    int n = 0;
+    for (int k = 0; k < RESULTS; k++)
+        if (all[k] && all[k]->result)
+            results[n++] = all[k];
+    return n;
+}
+
+static void keep_results(const job *j)
+{
+    matrix *results[RESULTS];
+    for (int k = 0, n = results_of(j, results); k < n; k++)
+        keep(results[k]);
+}
+
 static void same_results(const job *j, const char *what)
 {
+    matrix *results[RESULTS];
     intact();
-    same(j->h, what);
-    if (j->c)
-        same(j->c, what);
+    for (int k = 0, n = results_of(j, results); k < n; k++)
+        same(results[k], what);
+}
+
+static void check_numbers(formula *wants, const job *j)
+{
+    const matrix *gates_of = j->z->result ? j->z : j->tape;
+    for (ptrdiff_t r = 0; r < j->h->rows; r++)
+        for (ptrdiff_t u = 0; u < j->H; u++) {
+            wanted want = wants(j, r, u);
+            near(j->h, r, u, want.h, LIMIT);
+            if (j->c)
+                near(j->c, r, u, want.c, LIMIT);
+            for (ptrdiff_t k = 0; gates_of && k < 3; k++)
+                near(gates_of, r, k * j->H + u, want.gates[k], LIMIT);
+            if (j->tape) /* of its last part others take care */
+                equal(j->tape, r, 3 * j->H + u, WAS(j->tape, r, 3 * j->H + u));
+        }
 }
 
 /* A row of NaN stays one, and its neighbours have the bits that were kept. */
 static void check_sick_row(runner *run, job j)
 {
     ptrdiff_t n = j.h->rows, sick_row = n / 2;
-    matrix *sick = blank(n, j.z->cols, j.z->cols);
+    matrix *sick = stand(n, j.z->cols, j.z->cols, j.z->result);
     for (ptrdiff_t r = 0; r < n; r++)
         for (ptrdiff_t k = 0; k < sick->cols; k++)
-            AT(sick, r, k) = r == sick_row ? (real)NAN : AT(j.z, r, k);
-    j.z = settled(sick);
+            AT(sick, r, k) = r == sick_row ? (real)NAN : WAS(j.z, r, k);
+    j.z = remembered(sick);
     again();
     run(&j, 0, n);
     intact();
@@ -111,24 +151,16 @@ static void check_cell(runner *run, formula *wants, job j, const char *name)
     ptrdiff_t n = j.h->rows;
     int shared = taken;
     for (int i = 0; i < n_sets; i++, taken = shared) {
-        CHECKING("%s %s n=%td H=%td clip=%g relu=%d p=%d q=%d", sets[i].name, name, n, j.H, (double)j.clip, j.relu,
-                 !!j.p, !!j.q);
+        CHECKING("%s %s n=%td H=%td clip=%g relu=%d p=%d q=%d tape=%d", sets[i].name, name, n, j.H, (double)j.clip,
+                 j.relu, !!j.p, !!j.q, !!j.tape);
         j.s = &sets[i];
         again();
         run(&j, 0, n);
         intact();
-        for (ptrdiff_t r = 0; r < n; r++)
-            for (ptrdiff_t u = 0; u < j.H; u++) {
-                wanted want = wants(&j, r, u);
-                near(j.h, r, u, want.h, LIMIT);
-                if (j.c)
-                    near(j.c, r, u, want.c, LIMIT);
-            }
+        check_numbers(wants, &j);
         if (follows(i))
             same_results(&j, "another instruction set");
-        keep(j.h);
-        if (j.c)
-            keep(j.c);
+        keep_results(&j);
         again();
         for (ptrdiff_t r = n - 1; r >= 0; r--)
             run(&j, r, 1);
@@ -145,9 +177,7 @@ static void check_fused(runner *run, runner *fused, job j, const char *name)
         j.s = &sets[i];
         again();
         fused(&j, 0, j.h->rows);
-        keep(j.h);
-        if (j.c)
-            keep(j.c);
+        keep_results(&j);
         again();
         run(&j, 0, j.h->rows);
         same_results(&j, "apart from its product");
@@ -197,17 +227,19 @@ static void check_lstm(ptrdiff_t n, ptrdiff_t H, ptrdiff_t unused, ptrdiff_t gap
 static void check_gru(ptrdiff_t n, ptrdiff_t H, ptrdiff_t unused, ptrdiff_t gap)
 {
     (void)unused;
-    job j = {.H = H, .z = given(n, 3 * H, 3 * H), .h_prev = given(n, H, H + 2 * gap), .h = blank(n, H, H + gap)};
+    job first = {.H = H, .h_prev = given(n, H, H + 2 * gap), .h = blank(n, H, H + gap)}, second = first;
     const matrix *q = given(n, H, H);
-    job reset = j;
-    reset.h = blank(n, H, H);
+    matrix *tape = blank(n, FRNN_GRU_TAPE * H, FRNN_GRU_TAPE * H);
+    first.z = both(n, 3 * H, 3 * H);
+    second.z = given(n, 3 * H, 3 * H);
     for (ptrdiff_t k = 0; k < LENGTH(clips); k++) {
-        j.clip = reset.clip = clips[k];
-        j.q = q;
-        check_cell(run_gru, gru, j, "gru_cell");
-        j.q = NULL;
-        check_cell(run_gru, gru, j, "gru_cell");
-        check_cell(run_rh, rh, reset, "gru_rh");
+        first.clip = second.clip = clips[k];
+        check_cell(run_gates, gates, first, "gru_gates");
+        for (int with = 0; with < 4; with++) {
+            second.q = with & 1 ? q : NULL;
+            second.tape = with & 2 ? tape : NULL;
+            check_cell(run_reset, reset, second, "gru_reset");
+        }
     }
 }
 
@@ -217,5 +249,5 @@ int main(void)
     everywhere(check_rnn);
     everywhere(check_lstm);
     everywhere(check_gru);
-    report("clipped");
+    report("apart");
 }
