@@ -67,7 +67,7 @@ GROUPS = {
     "step, B=1": [(f"{cell}_step", 1, H, H) for H in (*SIZES, 512, 1024) for cell in GATES],
     "step, B=32": [(f"{cell}_step", 32, H, H) for H in SIZES for cell in GATES],
     "step that keeps a tape": [(f"{cell}_step_taped", 32, 128, 128) for cell in ("lstm", "gru")],
-    "step of Cho's GRU": [(half, B, 128, 128) for B in (1, 32) for half in ("gru_gates", "gru_reset")],
+    "cell apart": [(name, 32, 0, 128) for name in ("rnn_cell", "lstm_cell", "gru_gates", "gru_reset")],
     "cell": [(f"{cell}_step", 32, 0, 128) for cell in ("rnn", "lstm")],
     "activations": [(name, 1, 0, N) for N in (2048, 32768) for name in ("tanh", "sigmoid")],
     "step backward": [(f"{cell}_back", B, 0, 128) for B in (1, 32) for cell in GATES],
