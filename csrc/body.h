@@ -301,12 +301,11 @@ INLINE const real *row_of(const real *x, ptrdiff_t r, ptrdiff_t ldx) { return x 
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
 
-/* One panel of V vectors of units, the last one perhaps cut short. */
-INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const real *z, ptrdiff_t ldz, const real *x,
+/* The pre-activations of a panel of V vectors of units, the last one perhaps cut short. */
+INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, const real *z, ptrdiff_t ldz, const real *x,
                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
-                      real *h, ptrdiff_t ldh)
+                      real *buf)
 {
-    real buf[BUF] ALIGNED;
     const ptrdiff_t row = V * VL;
     const start here = start_at(V, buf, row, VL);
     start from = start_at(V, z, ldz, VL);
@@ -320,6 +319,10 @@ INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const 
         from = here;
     }
     tile_to(buf, row, from, m, V, P, h_prev, ldh_prev, w + I * row);
+}
+
+INLINE void rnn_cells(ptrdiff_t m, ptrdiff_t cols, int relu, const real *buf, ptrdiff_t row, real *h, ptrdiff_t ldh)
+{
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t u = 0; u < cols; u += VL) {
             vec a = load(buf + i * row + u);
@@ -331,14 +334,15 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
                      ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
                      real *h, ptrdiff_t ldh)
 {
+    real buf[BUF] ALIGNED;
     const ptrdiff_t panels = (U + PANEL - 1) / PANEL;
     for (ptrdiff_t b = 0; b < panels; b++) {
         ptrdiff_t u = block_at(b, panels, turn) * PANEL, cols = least(PANEL, U - u), V = (cols + VL - 1) / VL;
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, V);
 #define PANEL_OF(V)                                                                                                    \
-    rnn_panel(m, V, cols, relu, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,   \
-              w + u * (I + P), h + r * ldh + u, ldh)
+    rnn_panel(m, V, cols, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,         \
+              w + u * (I + P), buf)
             switch (V) {
             case 1: PANEL_OF(1); break;
             case 2: PANEL_OF(2); break;
@@ -346,6 +350,7 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
             default: PANEL_OF(4);
             }
 #undef PANEL_OF
+            rnn_cells(m, cols, relu, buf, V * VL, h + r * ldh + u, ldh);
         }
     }
 }
