@@ -40,7 +40,8 @@ from fastrnn.config import ISAS, describe
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "csrc"
 CC = os.environ.get("CC", "cc")
-FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", f"-I{CSRC}")  # those of setup.py
+FLAGS = ("-std=c11", "-O2", "-funswitch-loops", "-fpeel-loops", "-ffp-contract=off", "-fno-math-errno")  # setup.py's
+LINKED = ("-pthread", f"-I{CSRC}")
 TARGET = {  # what csrc/isa_*.c open a region for
     "portable": (),
     "avx2": ("-mavx2", "-mfma"),
@@ -130,7 +131,7 @@ def shown_share(share: float, rules: bool) -> str:
 def compiled(folder: Path, *arguments: str) -> None:
     """Run the compiler."""
     try:
-        subprocess.run([CC, *FLAGS, *arguments], check=True, cwd=folder)
+        subprocess.run([CC, *FLAGS, *LINKED, *arguments], check=True, cwd=folder)
     except OSError as problem:
         raise SystemExit(f"needs a C compiler, as cc or in the environment as CC: {problem}") from None
 

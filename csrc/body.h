@@ -321,13 +321,17 @@ INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, const real *z, p
     tile_to(buf, row, from, m, V, P, h_prev, ldh_prev, w + I * row);
 }
 
+INLINE vec rnn_value(vec a, int relu) { return relu ? max(all(0), a) : tanh_vec(a); }
+
 INLINE void rnn_cells(ptrdiff_t m, ptrdiff_t cols, int relu, const real *buf, ptrdiff_t row, real *h, ptrdiff_t ldh)
 {
-    for (ptrdiff_t i = 0; i < m; i++)
-        for (ptrdiff_t u = 0; u < cols; u += VL) {
-            vec a = load(buf + i * row + u);
-            set(h + i * ldh + u, relu ? max(all(0), a) : tanh_vec(a), least(VL, cols - u));
-        }
+    for (ptrdiff_t i = 0; i < m; i++, buf += row, h += ldh) {
+        ptrdiff_t u = 0;
+        for (; u + VL <= cols; u += VL)
+            put(h + u, rnn_value(load(buf + u), relu));
+        if (u < cols)
+            put_part(h + u, rnn_value(load(buf + u), relu), cols - u);
+    }
 }
 
 static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
@@ -350,7 +354,10 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
             default: PANEL_OF(4);
             }
 #undef PANEL_OF
-            rnn_cells(m, cols, relu, buf, V * VL, h + r * ldh + u, ldh);
+            if (relu)
+                rnn_cells(m, cols, 1, buf, V * VL, h + r * ldh + u, ldh);
+            else
+                rnn_cells(m, cols, 0, buf, V * VL, h + r * ldh + u, ldh);
         }
     }
 }
