@@ -194,26 +194,35 @@ static void gru_steps(bench *b, int taped)
 static void gru_step(bench *b) { gru_steps(b, 0); }
 static void gru_step_taped(bench *b) { gru_steps(b, 1); }
 
+/* ---- cells apart from their products ---------------------------------------------------------------------------- */
+
+static void rnn_cell(bench *b)
+{
+    ptrdiff_t n = b->n, N = b->N, all = n * N;
+    real *z = operand(b, all), *h = operand(b, all);
+    TIMED(b, 1.0 * TANH * all) b->k->rnn_cell(n, N, 0, 1, z, h, N);
+}
+
+static void lstm_cell(bench *b)
+{
+    ptrdiff_t n = b->n, N = b->N, all = n * N;
+    real *z = operand(b, 4 * all), *p = operand(b, 3 * N), *c = operand(b, all), *h = operand(b, all);
+    TIMED(b, (3.0 * SIGMOID + 2 * TANH) * all) b->k->lstm_cell(n, N, 1, z, p, c, h, N);
+}
+
 static void gru_gates(bench *b)
 {
     ptrdiff_t n = b->n, N = b->N, all = n * N;
-    real *w = operand(b, 2 * N * padded(b, N)), *z = operand(b, 3 * all), *h = operand(b, all);
-    real *rz = operand(b, 2 * all), *rh = operand(b, all);
+    real *z = operand(b, 3 * all), *h = operand(b, all), *rh = operand(b, all);
     untouched(b, all); /* n of z */
-    TIMED(b, 4.0 * N * all) b->k->gru_gates(call, n, N, z, 3 * N, NULL, 0, 0, h, N, w, rz, rh);
+    TIMED(b, 2.0 * SIGMOID * all) b->k->gru_gates(n, N, 1, z, h, N, rh, N);
 }
 
 static void gru_reset(bench *b)
 {
     ptrdiff_t n = b->n, N = b->N, all = n * N;
-    real *w = operand(b, N * padded(b, N)), *z = operand(b, 3 * all), *h = operand(b, 2 * all);
-    real *rz = operand(b, 2 * all), *rh = operand(b, all);
-    untouched(b, 3 * all); /* r and z of z, r of rz */
-    TIMED(b, 2.0 * N * all)
-    {
-        real *h_prev = h + (call & 1) * all, *h_next = h + (~call & 1) * all;
-        b->k->gru_reset(call, n, N, z, 3 * N, NULL, 0, 0, h_prev, N, rh, rz, w, h_next, N, NULL);
-    }
+    real *z = operand(b, 3 * all), *h_prev = operand(b, all), *h = operand(b, all);
+    TIMED(b, 1.0 * TANH * all) b->k->gru_reset(n, N, 1, z, NULL, h_prev, N, h, N, NULL);
 }
 
 /* ---- steps backward --------------------------------------------------------------------------------------------- */
@@ -278,6 +287,8 @@ static const struct {
     {"lstm_step_taped", lstm_step_taped},
     {"gru_step", gru_step},
     {"gru_step_taped", gru_step_taped},
+    {"rnn_cell", rnn_cell},
+    {"lstm_cell", lstm_cell},
     {"gru_gates", gru_gates},
     {"gru_reset", gru_reset},
     {"rnn_back", rnn_back},

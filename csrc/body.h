@@ -301,12 +301,11 @@ INLINE const real *row_of(const real *x, ptrdiff_t r, ptrdiff_t ldx) { return x 
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
 
-/* One panel of V vectors of units, the last one perhaps cut short. */
-INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const real *z, ptrdiff_t ldz, const real *x,
+/* The pre-activations of a panel of V vectors of units, the last one perhaps cut short. */
+INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, const real *z, ptrdiff_t ldz, const real *x,
                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
-                      real *h, ptrdiff_t ldh)
+                      real *buf)
 {
-    real buf[BUF] ALIGNED;
     const ptrdiff_t row = V * VL;
     const start here = start_at(V, buf, row, VL);
     start from = start_at(V, z, ldz, VL);
@@ -320,25 +319,34 @@ INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, int relu, const 
         from = here;
     }
     tile_to(buf, row, from, m, V, P, h_prev, ldh_prev, w + I * row);
-    for (ptrdiff_t i = 0; i < m; i++)
-        for (ptrdiff_t u = 0; u < cols; u += VL) {
-            vec a = load(buf + i * row + u);
-            set(h + i * ldh + u, relu ? max(all(0), a) : tanh_vec(a), least(VL, cols - u));
-        }
+}
+
+INLINE vec rnn_value(vec a, int relu) { return relu ? max(all(0), a) : tanh_vec(a); }
+
+INLINE void rnn_cells(ptrdiff_t m, ptrdiff_t cols, int relu, const real *buf, ptrdiff_t row, real *h, ptrdiff_t ldh)
+{
+    for (ptrdiff_t i = 0; i < m; i++, buf += row, h += ldh) {
+        ptrdiff_t u = 0;
+        for (; u + VL <= cols; u += VL)
+            put(h + u, rnn_value(load(buf + u), relu));
+        if (u < cols)
+            put_part(h + u, rnn_value(load(buf + u), relu), cols - u);
+    }
 }
 
 static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
                      ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
                      real *h, ptrdiff_t ldh)
 {
+    real buf[BUF] ALIGNED;
     const ptrdiff_t panels = (U + PANEL - 1) / PANEL;
     for (ptrdiff_t b = 0; b < panels; b++) {
         ptrdiff_t u = block_at(b, panels, turn) * PANEL, cols = least(PANEL, U - u), V = (cols + VL - 1) / VL;
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, V);
 #define PANEL_OF(V)                                                                                                    \
-    rnn_panel(m, V, cols, relu, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,   \
-              w + u * (I + P), h + r * ldh + u, ldh)
+    rnn_panel(m, V, cols, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,         \
+              w + u * (I + P), buf)
             switch (V) {
             case 1: PANEL_OF(1); break;
             case 2: PANEL_OF(2); break;
@@ -346,6 +354,10 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
             default: PANEL_OF(4);
             }
 #undef PANEL_OF
+            if (relu)
+                rnn_cells(m, cols, 1, buf, V * VL, h + r * ldh + u, ldh);
+            else
+                rnn_cells(m, cols, 0, buf, V * VL, h + r * ldh + u, ldh);
         }
     }
 }
@@ -481,51 +493,6 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
     }
 }
 
-static void gru_gates(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
-                      ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, const real *w, real *rz, real *rh)
-{
-    real buf[BUF] ALIGNED;
-    const start here = start_at(2, buf, 2 * VL, VL);
-    const ptrdiff_t row = 2 * VL, blocks = (H + VL - 1) / VL;
-    for (ptrdiff_t b = 0; b < blocks; b++) {
-        ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, H - u);
-        const real *wu = w + u * 2 * (I + H);
-        for (ptrdiff_t r = 0, m; r < n; r += m) {
-            m = tile_rows(n - r, 2);
-            take_gates(m, 2, lanes, z + r * ldz + u, ldz, H, buf, row);
-            if (I)
-                tile_to(buf, row, here, m, 2, I, row_of(x, r, ldx), ldx, wu);
-            tile_to(buf, row, here, m, 2, H, h_prev + r * ldh_prev, ldh_prev, wu + I * row);
-            for (ptrdiff_t i = r; i < r + m; i++) {
-                vec rt = sigmoid_vec(load(buf + (i - r) * row)), zt = sigmoid_vec(load(buf + (i - r) * row + VL));
-                set(rz + i * 2 * H + u, rt, lanes);
-                set(rz + i * 2 * H + H + u, zt, lanes);
-                set(rh + i * H + u, rt * get(h_prev + i * ldh_prev + u, lanes), lanes);
-            }
-        }
-    }
-}
-
-static void gru_reset(int turn, ptrdiff_t n, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x, ptrdiff_t ldx,
-                      ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, const real *rh, const real *rz,
-                      const real *w, real *h, ptrdiff_t ldh, real *tape)
-{
-    rnn_step(turn, n, H, 0, z + 2 * H, ldz, x, ldx, I, rh, H, H, w, h, ldh); /* h holds n for a moment */
-    for (ptrdiff_t i = 0; i < n; i++, h += ldh, h_prev += ldh_prev, rz += 2 * H, rh += H)
-        for (ptrdiff_t u = 0; u < H; u += VL) {
-            ptrdiff_t lanes = least(VL, H - u);
-            vec nt = get(h + u, lanes), zt = get(rz + H + u, lanes);
-            set(h + u, fmadd(zt, get(h_prev + u, lanes) - nt, nt), lanes);
-            if (tape) {
-                real *row = tape + i * FRNN_GRU_TAPE * H + u;
-                set(row, get(rz + u, lanes), lanes);
-                set(row + H, zt, lanes);
-                set(row + 2 * H, nt, lanes);
-                set(row + 3 * H, get(rh + u, lanes), lanes);
-            }
-        }
-}
-
 /* ---- one step backward --------------------------------------------------------------------------------------------- */
 
 #define EACH_VECTOR(n, U)                                                                                              \
@@ -606,6 +573,8 @@ static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const rea
     }
 }
 
+#include "apart.h"
+
 /* ---- activations on their own -------------------------------------------------------------------------------------- */
 
 static void tanh_row(ptrdiff_t n, const real *x, real *y)
@@ -631,6 +600,8 @@ static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
      .rnn_step = rnn_step,                                                                                             \
      .lstm_step = lstm_step,                                                                                           \
      .gru_step = gru_step,                                                                                             \
+     .rnn_cell = rnn_cell,                                                                                             \
+     .lstm_cell = lstm_cell,                                                                                           \
      .gru_gates = gru_gates,                                                                                           \
      .gru_reset = gru_reset,                                                                                           \
      .rnn_back = rnn_back,                                                                                             \

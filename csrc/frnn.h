@@ -42,6 +42,7 @@ enum {
         FRNN_PACKING(R)                                                                                                \
         FRNN_PRODUCTS(R)                                                                                               \
         FRNN_FORWARD(R)                                                                                                \
+        FRNN_CELLS(R)                                                                                                  \
         FRNN_BACKWARD(R)                                                                                               \
         FRNN_ACTIVATIONS(R)                                                                                            \
     } name
@@ -86,12 +87,7 @@ enum {
  *   c (n, H) in/out, ld H; tape (n, 5H): i f g o c. With a projection h is o tanh(c), to be projected by gemm.
  * gru_step:   r, z = sigmoid(...);  q = b_hn + W_hn h_prev;  n = tanh(z_n + r q);  h = n + z (h_prev - n)
  *   b_hn (H,); w: W_ih as n r z, then W_hh as r z n; u0: the first unit's place in h_prev, all of whose H units the
- *   step reads; tape (n, 4H): r z n q.
- * The GRU of Cho et al. 2014 needs r of all units before any n, so it takes two:
- * gru_gates:  r, z = sigmoid(z_rz + x W_ih[rz]^T + h_prev W_hh[rz]^T);  rh = r h_prev
- *   w: gates layout of the 2 gates r z; z still (n, 3H); rz (n, 2H) out; rh (n, H) out
- * gru_reset:  n = tanh(z_n + x W_ih[n]^T + rh W_hh[n]^T);  h = n + z (h_prev - n)
- *   w: columns layout of the gate n; tape (n, 4H): r z n rh. */
+ *   step reads; tape (n, 4H): r z n q. */
 #define FRNN_FORWARD(R)                                                                                                \
     void (*rnn_step)(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const R *z, ptrdiff_t ldz, const R *x,              \
                      ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const R *w, R *h,   \
@@ -101,12 +97,27 @@ enum {
                       R *h, ptrdiff_t ldh, R *tape);                                                                   \
     void (*gru_step)(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *b_hn,        \
                      const R *x, ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,        \
-                     const R *w, R *h, ptrdiff_t ldh, R *tape);                                                        \
-    void (*gru_gates)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,        \
-                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, const R *w, R *rz, R *rh);                     \
-    void (*gru_reset)(int turn, ptrdiff_t n, ptrdiff_t H, const R *z, ptrdiff_t ldz, const R *x, ptrdiff_t ldx,        \
-                      ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, const R *rh, const R *rz, const R *w, R *h,    \
-                      ptrdiff_t ldh, R *tape);
+                     const R *w, R *h, ptrdiff_t ldh, R *tape);
+
+/* Cells apart from their products, which gemm has added to z: with peepholes and a clip, and Cho's GRU.
+ * [a] is a kept in -clip..clip; clip > 0, INFINITY for none.
+ * rnn_cell:   h = relu or tanh [z].   z (n, H)
+ * lstm_cell:  i = sigmoid [z_i + p_i c];  f = sigmoid [z_f + p_f c];  c = f c + i tanh [z_g];
+ *   o = sigmoid [z_o + p_o c] of the new c;  h = o tanh [c]
+ *   z (n, 4H); p (3, H) i f o, or null for zeros; c (n, H) in/out, ld H.
+ * The GRU takes two, the product for n coming between them:
+ * gru_gates:  r, z = sigmoid [z_r], sigmoid [z_z];  rh = r h_prev
+ *   z (n, 3H) in/out: r and z come where their pre-activations were; rh (n, H) out
+ * gru_reset:  n = tanh [z_n + r q];  h = n + z (h_prev - n)
+ *   z (n, 3H): r and z, but of n the pre-activation; q (n, H) b_hn + W_hn h_prev, or, with W_hn rh in z_n, null for zeros:
+ *   Cho's GRU; tape (n, 4H): its first three parts, r z n, or null. */
+#define FRNN_CELLS(R)                                                                                                  \
+    void (*rnn_cell)(ptrdiff_t n, ptrdiff_t H, int relu, R clip, const R *z, R *h, ptrdiff_t ldh);                     \
+    void (*lstm_cell)(ptrdiff_t n, ptrdiff_t H, R clip, const R *z, const R *p, R *c, R *h, ptrdiff_t ldh);            \
+    void (*gru_gates)(ptrdiff_t n, ptrdiff_t H, R clip, R *z, const R *h_prev, ptrdiff_t ldh_prev, R *rh,              \
+                      ptrdiff_t ldrh);                                                                                 \
+    void (*gru_reset)(ptrdiff_t n, ptrdiff_t H, R clip, const R *z, const R *q, const R *h_prev, ptrdiff_t ldh_prev,   \
+                      R *h, ptrdiff_t ldh, R *tape);
 
 /* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
  * of dz with the weights is left to gemm. The tape is only read.

@@ -29,20 +29,13 @@ from libc.string cimport memcpy
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
+    """Reset after."""
     cdef Py_ssize_t n = a.n, H = j.H, u0 = a.u0, ldh_prev = a.ldh_prev
-    cdef int turn = <int>a.s
     cdef real* tape = <real*>a.tape + u0 if a.tape != NULL else <real*>NULL
     cdef const real* h_prev = <const real*>a.h_prev
     cdef const real* none = NULL
-    cdef real* rz = <real*>a.scratch
-    cdef real* rh = rz + 2 * n * H
-    if j.variant:
-        gru_gates(turn, n, H, z, 3 * H, none, 0, 0, h_prev, ldh_prev, <const real*>j.w_hh, rz, rh)
-        gru_reset(turn, n, H, z, 3 * H, none, 0, 0, h_prev, ldh_prev, rh, rz, <const real*>j.w_hn, <real*>a.h, a.ldh,
-                  tape)
-    else:
-        gru_step(turn, n, a.U, H, z + u0, 3 * H, <const real*>j.b_hn + u0, none, 0, 0, h_prev, ldh_prev, u0,
-                 <const real*>j.w_hh + u0 * 3 * H, <real*>a.h + u0, a.ldh, tape)
+    gru_step(<int>a.s, n, a.U, H, z + u0, 3 * H, <const real*>j.b_hn + u0, none, 0, 0, h_prev, ldh_prev, u0,
+             <const real*>j.w_hh + u0 * 3 * H, <real*>a.h + u0, a.ldh, tape)
 
 
 cdef void step(const Job* j, const Step* a) noexcept nogil:
@@ -52,17 +45,49 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
+cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
+    """Reset before, or with a clip: the products apart from the cell; z is used up, a tape takes rh as it comes."""
+    cdef Py_ssize_t n = a.n, H = j.H, ldh_prev = a.ldh_prev, ldrh = H
+    cdef const real* h_prev = <const real*>a.h_prev
+    cdef const real* w_hn = <const real*>j.w_hn
+    cdef const real* none = NULL
+    cdef real clip = <real>j.clip
+    cdef real* tape = <real*>a.tape
+    cdef real* q = <real*>a.scratch
+    cdef real* rh = q
+    if tape != NULL:
+        rh, ldrh = tape + 3 * H, j.tape_width
+    gemm(n, 2 * H, H, h_prev, ldh_prev, <const real*>j.w_hh, z, 3 * H, z, 3 * H)
+    gru_gates(n, H, clip, z, h_prev, ldh_prev, rh, ldrh)
+    if j.variant:
+        gemm(n, H, H, rh, ldrh, w_hn, z + 2 * H, 3 * H, z + 2 * H, 3 * H)
+        gru_reset(n, H, clip, z, none, h_prev, ldh_prev, <real*>a.h, a.ldh, tape)
+    else:
+        gemm(n, H, H, h_prev, ldh_prev, w_hn, <const real*>j.b_hn, 0, q, H)
+        gru_reset(n, H, clip, z, q, h_prev, ldh_prev, <real*>a.h, a.ldh, tape)
+
+
+cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
+    if j.wide:
+        step_apart_of(j, a, <double*>a.z)
+    else:
+        step_apart_of(j, a, <float*>a.z)
+
+
 def pack(call):
     """The weights of a call, packed for its forward pass."""
     cdef bint reset_before = call.variant == "reset_before"
     cdef Py_ssize_t H = call.H, size = call.w_ih.itemsize
-    cdef Packed w = packed_for(call, 3, step, 4, 3 * H if reset_before else 0)
+    cdef Packed w = packed_for(call, 3, step, 4, 0)
     w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 3 * H, True))
-    w.job.w_hh = w.hold(packed_gates(call.w_hh, 2 if reset_before else 3, H, H))
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, (3 if reset_before else 2) * H, 3 * H, size))
-    if reset_before:
+    if w.job.clip > 0:
+        w.job.step, w.job.extra = step_apart, H
+        w.job.w_hh = w.hold(packed_columns(call.w_hh, H, 2 * H, True))
         w.job.w_hn = w.hold(packed_columns(call.w_hh[2 * H :], H, H, True))
     else:
+        w.job.w_hh = w.hold(packed_gates(call.w_hh, 3, H, H))
+    if not reset_before:
         w.job.b_hn = w.hold(summed(None, call.b_hh, 2 * H, H, H, size))
     return w
 

@@ -29,12 +29,15 @@ cdef extern from "frnn.h" nogil:
                          const float* b_hn, const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev,
                          Py_ssize_t ldh_prev, Py_ssize_t u0, const float* w, float* h, Py_ssize_t ldh,
                          float* tape) noexcept nogil
-        void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* w,
-                          float* rz, float* rh) noexcept nogil
-        void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const float* z, Py_ssize_t ldz, const float* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev, const float* rh,
-                          const float* rz, const float* w, float* h, Py_ssize_t ldh, float* tape) noexcept nogil
+        void (*rnn_cell)(Py_ssize_t n, Py_ssize_t H, int relu, float clip, const float* z, float* h,
+                         Py_ssize_t ldh) noexcept nogil
+        void (*lstm_cell)(Py_ssize_t n, Py_ssize_t H, float clip, const float* z, const float* p, float* c, float* h,
+                          Py_ssize_t ldh) noexcept nogil
+        void (*gru_gates)(Py_ssize_t n, Py_ssize_t H, float clip, float* z, const float* h_prev,
+                          Py_ssize_t ldh_prev, float* rh, Py_ssize_t ldrh) noexcept nogil
+        void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, float clip, const float* z, const float* q,
+                          const float* h_prev, Py_ssize_t ldh_prev, float* h, Py_ssize_t ldh,
+                          float* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
                          float* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* c_prev,
@@ -73,12 +76,15 @@ cdef extern from "frnn.h" nogil:
                          const double* b_hn, const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev,
                          Py_ssize_t ldh_prev, Py_ssize_t u0, const double* w, double* h, Py_ssize_t ldh,
                          double* tape) noexcept nogil
-        void (*gru_gates)(int turn, Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* w,
-                          double* rz, double* rh) noexcept nogil
-        void (*gru_reset)(int turn, Py_ssize_t n, Py_ssize_t H, const double* z, Py_ssize_t ldz, const double* x,
-                          Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev, const double* rh,
-                          const double* rz, const double* w, double* h, Py_ssize_t ldh, double* tape) noexcept nogil
+        void (*rnn_cell)(Py_ssize_t n, Py_ssize_t H, int relu, double clip, const double* z, double* h,
+                         Py_ssize_t ldh) noexcept nogil
+        void (*lstm_cell)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* p, double* c,
+                          double* h, Py_ssize_t ldh) noexcept nogil
+        void (*gru_gates)(Py_ssize_t n, Py_ssize_t H, double clip, double* z, const double* h_prev,
+                          Py_ssize_t ldh_prev, double* rh, Py_ssize_t ldrh) noexcept nogil
+        void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* q,
+                          const double* h_prev, Py_ssize_t ldh_prev, double* h, Py_ssize_t ldh,
+                          double* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,
                          double* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* c_prev,
@@ -224,22 +230,36 @@ cdef inline void gru_step(int turn, Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, co
         f64.gru_step(turn, n, U, H, z, ldz, b_hn, x, ldx, I, h_prev, ldh_prev, u0, w, h, ldh, tape)
 
 
-cdef inline void gru_gates(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
-                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* w,
-                           real* rz, real* rh) noexcept nogil:
+cdef inline void rnn_cell(Py_ssize_t n, Py_ssize_t H, int relu, real clip, const real* z, real* h,
+                          Py_ssize_t ldh) noexcept nogil:
     if real is float:
-        f32.gru_gates(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
+        f32.rnn_cell(n, H, relu, clip, z, h, ldh)
     else:
-        f64.gru_gates(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, w, rz, rh)
+        f64.rnn_cell(n, H, relu, clip, z, h, ldh)
 
 
-cdef inline void gru_reset(int turn, Py_ssize_t n, Py_ssize_t H, const real* z, Py_ssize_t ldz, const real* x,
-                           Py_ssize_t ldx, Py_ssize_t I, const real* h_prev, Py_ssize_t ldh_prev, const real* rh,
-                           const real* rz, const real* w, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+cdef inline void lstm_cell(Py_ssize_t n, Py_ssize_t H, real clip, const real* z, const real* p, real* c, real* h,
+                           Py_ssize_t ldh) noexcept nogil:
     if real is float:
-        f32.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+        f32.lstm_cell(n, H, clip, z, p, c, h, ldh)
     else:
-        f64.gru_reset(turn, n, H, z, ldz, x, ldx, I, h_prev, ldh_prev, rh, rz, w, h, ldh, tape)
+        f64.lstm_cell(n, H, clip, z, p, c, h, ldh)
+
+
+cdef inline void gru_gates(Py_ssize_t n, Py_ssize_t H, real clip, real* z, const real* h_prev, Py_ssize_t ldh_prev,
+                           real* rh, Py_ssize_t ldrh) noexcept nogil:
+    if real is float:
+        f32.gru_gates(n, H, clip, z, h_prev, ldh_prev, rh, ldrh)
+    else:
+        f64.gru_gates(n, H, clip, z, h_prev, ldh_prev, rh, ldrh)
+
+
+cdef inline void gru_reset(Py_ssize_t n, Py_ssize_t H, real clip, const real* z, const real* q, const real* h_prev,
+                           Py_ssize_t ldh_prev, real* h, Py_ssize_t ldh, real* tape) noexcept nogil:
+    if real is float:
+        f32.gru_reset(n, H, clip, z, q, h_prev, ldh_prev, h, ldh, tape)
+    else:
+        f64.gru_reset(n, H, clip, z, q, h_prev, ldh_prev, h, ldh, tape)
 
 
 cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh, const real* dh,

@@ -12,6 +12,7 @@ from fastrnn._kernels cimport (
     barrier,
     gemm,
     lstm_back,
+    lstm_cell,
     lstm_step,
     packed_columns,
     packed_gates,
@@ -44,14 +45,39 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
+cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
+    """The product apart from the cell, with peepholes or a clip; z is used up."""
+    cdef Py_ssize_t n = a.n, H = j.H, P = j.P, ldh = a.ldh
+    cdef real* h = <real*>a.h
+    if j.w_hr != NULL:
+        h, ldh = <real*>a.scratch, H
+    gemm(n, 4 * H, P, <const real*>a.h_prev, a.ldh_prev, <const real*>j.w_hh, z, 4 * H, z, 4 * H)
+    lstm_cell(n, H, <real>j.clip, z, <const real*>j.peephole, <real*>j.c + a.r0 * H, h, ldh)
+    if j.w_hr != NULL:
+        gemm(n, P, H, h, H, <const real*>j.w_hr, <const real*>NULL, 0, <real*>a.h, a.ldh)
+
+
+cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
+    if j.wide:
+        step_apart_of(j, a, <double*>a.z)
+    else:
+        step_apart_of(j, a, <float*>a.z)
+
+
 def pack(call):
     """The weights of a call, packed for its forward pass."""
-    cdef Py_ssize_t H = call.H, P = call.P
+    cdef Py_ssize_t H = call.H, P = call.P, size = call.w_ih.itemsize
     w_hr = call.w_hr
     cdef Packed w = packed_for(call, 4, step, 5, 0 if w_hr is None else H)
     w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 4 * H, True))
-    w.job.w_hh = w.hold(packed_gates(call.w_hh, 4, H, P))
-    w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, call.w_ih.itemsize))
+    w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, size))
+    if w.job.clip > 0:
+        w.job.step = step_apart
+        w.job.w_hh = w.hold(packed_columns(call.w_hh, P, 4 * H, True))
+        if call.peephole is not None:
+            w.job.peephole = w.hold(summed(call.peephole, None, 0, 0, 3 * H, size))
+    else:
+        w.job.w_hh = w.hold(packed_gates(call.w_hh, 4, H, P))
     if w_hr is not None:
         w.job.w_hr = w.hold(packed_columns(w_hr, H, P, True))
     return w

@@ -43,6 +43,8 @@ class Call:
     c0: np.ndarray | None  # (B, H), None for zeros
     ragged: Ragged | None
     reverse: bool
+    clip: float | None = None  # keeps what goes into every activation in -clip..clip; this and the next not in training
+    peephole: np.ndarray | None = None  # (3, H), C-contiguous: from c_prev to i and to f, from c to o
 
     @property
     def dtype(self) -> np.dtype:

@@ -12,6 +12,7 @@ from fastrnn._kernels cimport (
     packed_columns,
     real,
     rnn_back,
+    rnn_cell,
     rnn_step,
     summed,
 )
@@ -30,10 +31,26 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
         step_of(j, a, <const float*>a.z)
 
 
+cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
+    """The product apart from the cell, with a clip; z is used up."""
+    cdef Py_ssize_t n = a.n, H = j.H
+    gemm(n, H, H, <const real*>a.h_prev, a.ldh_prev, <const real*>j.w_hh, z, H, z, H)
+    rnn_cell(n, H, j.variant, <real>j.clip, z, <real*>a.h, a.ldh)
+
+
+cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
+    if j.wide:
+        step_apart_of(j, a, <double*>a.z)
+    else:
+        step_apart_of(j, a, <float*>a.z)
+
+
 def pack(call):
     """The weights of a call, packed for its forward pass."""
     cdef Packed w = packed_for(call, 1, step, 0, 0)
     cdef Py_ssize_t H = call.H
+    if w.job.clip > 0:
+        w.job.step = step_apart
     w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, H, True))
     w.job.w_hh = w.hold(packed_columns(call.w_hh, H, H, True))
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, H, H, call.w_ih.itemsize))

@@ -27,6 +27,7 @@ from fastrnn._kernels cimport (
 )
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release
+from libc.math cimport INFINITY
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -47,8 +48,9 @@ CELLS = {"tanh": RNN_TANH, "relu": RNN_RELU, "": LSTM, "reset_after": GRU_AFTER,
 
 cdef struct Layer:
     Py_ssize_t I
-    const void* w      # W_ih then W_hh; for the GRU with reset before its gates r and z
-    const void* w_n    # the GRU with reset before: the gate n of both
+    const void* w      # W_ih then W_hh; the GRU with reset before: W_ih alone
+    const void* w_rz   # the GRU with reset before: the gates r and z of W_hh
+    const void* w_n    # and its gate n
     const void* w_hr
     const void* bias
     const void* b_hn
@@ -56,18 +58,22 @@ cdef struct Layer:
 
 cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P, const Layer* l, const real* x,
                   const real* h_prev, real* h, real* c, real* scratch) noexcept nogil:
-    """One step of one layer. scratch: 3 B H elements."""
+    """One step of one layer. scratch: 4 B H elements."""
     cdef Py_ssize_t I = l.I
     cdef const real* w = <const real*>l.w
     cdef const real* bias = <const real*>l.bias
     cdef real* tape = NULL
+    cdef real* rh = scratch + 3 * B * H
     if cell == RNN_TANH or cell == RNN_RELU:
         rnn_step(turn, B, H, cell == RNN_RELU, bias, 0, x, I, I, h_prev, H, H, w, h, H)
     elif cell == GRU_AFTER:
         gru_step(turn, B, H, H, bias, 0, <const real*>l.b_hn, x, I, I, h_prev, H, 0, w, h, H, tape)
     elif cell == GRU_BEFORE:
-        gru_gates(turn, B, H, bias, 0, x, I, I, h_prev, H, w, scratch, scratch + 2 * B * H)
-        gru_reset(turn, B, H, bias, 0, x, I, I, h_prev, H, scratch + 2 * B * H, scratch, <const real*>l.w_n, h, H, tape)
+        gemm(B, 3 * H, I, x, I, w, bias, 0, scratch, 3 * H)
+        gemm(B, 2 * H, H, h_prev, H, <const real*>l.w_rz, scratch, 3 * H, scratch, 3 * H)
+        gru_gates(B, H, <real>INFINITY, scratch, h_prev, H, rh, H)
+        gemm(B, H, H, rh, H, <const real*>l.w_n, scratch + 2 * H, 3 * H, scratch + 2 * H, 3 * H)
+        gru_reset(B, H, <real>INFINITY, scratch, <const real*>NULL, h_prev, H, h, H, tape)
     elif l.w_hr == NULL:
         lstm_step(turn, B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, h, P, tape)
     else:
@@ -76,11 +82,11 @@ cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P,
 
 
 cdef Memory joined_columns(object w_ih, object w_hh, Py_ssize_t H):
-    """The last H rows of both, transposed, in columns layout, one after the other."""
+    """Both, of H rows, transposed, in columns layout, one after the other."""
     cdef Py_ssize_t I = w_ih.shape[1], size = w_ih.itemsize
     cdef Memory to = Memory((I + H) * padded(H, size) * size)
-    cdef void* ih = address(w_ih[w_ih.shape[0] - H :])
-    cdef void* hh = address(w_hh[w_hh.shape[0] - H :])
+    cdef void* ih = address(w_ih)
+    cdef void* hh = address(w_hh)
     if size == 4:
         pack_columns(I, H, 1, <const float*>ih, I, <float*>to.at, I + H, 0)
         pack_columns(H, H, 1, <const float*>hh, H, <float*>to.at, I + H, I)
@@ -91,7 +97,7 @@ cdef Memory joined_columns(object w_ih, object w_hh, Py_ssize_t H):
 
 
 cdef Memory joined_gates(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first):
-    """The first G gates of both in gates layout, one after the other; `first` is the input's first gate."""
+    """The G gates of both in gates layout, one after the other; `first` is the input's first gate."""
     cdef Py_ssize_t I = w_ih.shape[1], P = w_hh.shape[1], size = w_ih.itemsize
     cdef Memory to = Memory((I + P) * G * padded(H, size) * size)
     if size == 4:
@@ -132,7 +138,7 @@ cdef class Stepper:
             self.pack(&self.layers[l], weights[l])
         self.states = Memory(2 * self.L * B * self.P * size)
         self.cells = Memory(self.L * B * self.H * size)
-        self.scratch = Memory(3 * B * self.H * size)
+        self.scratch = Memory(4 * B * self.H * size)
         self.assign(None, None)
 
     def __dealloc__(self):
@@ -154,8 +160,9 @@ cdef class Stepper:
             l.w = self.hold(joined_gates(w_ih, w_hh, 3, H, 2))
             l.b_hn = self.hold(summed(None, b_hh, 2 * H, H, H, size))
         elif self.cell == GRU_BEFORE:
-            l.w = self.hold(joined_gates(w_ih, w_hh, 2, H, 0))
-            l.w_n = self.hold(joined_columns(w_ih, w_hh, H))
+            l.w = self.hold(packed_columns(w_ih, l.I, 3 * H, True))
+            l.w_rz = self.hold(packed_columns(w_hh, H, 2 * H, True))
+            l.w_n = self.hold(packed_columns(w_hh[2 * H :], H, H, True))
         else:
             l.w = self.hold(joined_columns(w_ih, w_hh, H))
         if w_hr is not None:

@@ -33,10 +33,12 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     step_function step
     const void* w_ih
     const void* w_hh
-    const void* w_hn           # the GRU with reset before: the gate n of W_hh
+    const void* w_hn           # the gate n of the GRU's W_hh, where a step is not fused
     const void* w_hr
     const void* bias           # b_ih + b_hh; without b_hn for the GRU with reset after
     const void* b_hn
+    const void* peephole       # (3, H) i f o, or NULL
+    double clip                # 0: a step is fused; else its products and its cell are apart, of all units
     Sequence q
     View x, out
     const void* h0             # (B, P) by rank

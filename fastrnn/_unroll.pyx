@@ -19,6 +19,7 @@ from fastrnn._kernels cimport (
 from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, consecutive, gather, offset, scatter
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from numpy import empty, empty_like, zeros
@@ -259,7 +260,7 @@ cdef int run(Job* j, Memory tape) except -1:
         return 0
     j.tape = NULL if tape is None else tape.at
     j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((j.G * j.H + j.I) * size)), j.q.R)
-    if j.w_hr == NULL and j.w_hn == NULL and parts == 1:
+    if j.w_hr == NULL and j.clip == 0 and parts == 1:
         parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 4 * j.lanes)
         j.by_units = parts > 1
     rows = max(j.chunk, j.q.B)
@@ -353,6 +354,10 @@ cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t
     j.I, j.H, j.P, j.G, j.step, j.extra = call.I, call.H, call.P, G, step, extra
     j.tape_width = tape_parts * j.H
     j.variant = call.variant in ("relu", "reset_before")
+    if call.clip is not None:
+        j.clip = call.clip
+    elif call.peephole is not None or call.variant == "reset_before":
+        j.clip = INFINITY
     return w
 
 

@@ -91,9 +91,15 @@ def blocks(z: np.ndarray, H: int) -> list[np.ndarray]:
     return [z[:, k : k + H] for k in range(0, z.shape[1], H)]
 
 
+def clipped(call: Call, z: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """What goes into an activation, kept in -clip..clip."""
+    return z if call.clip is None else np.clip(z, -call.clip, call.clip, out=out)
+
+
 def rnn_step(call, z_t, h_prev, c_prev, h_t, c_t):
     """h = tanh(W_ih x + W_hh h_prev + b): Elman 1990; relu in place of tanh: Le, Jaitly and Hinton 2015."""
     z_t += h_prev @ call.w_hh.T
+    clipped(call, z_t, out=z_t)
     if call.variant == "tanh":
         np.tanh(z_t, out=z_t)
     else:
@@ -112,14 +118,22 @@ def lstm_step(call, z_t, h_prev, c_prev, h_t, c_t):
 
     i, f, o = sigmoid and g = tanh of their rows of W_ih x + W_hh h_prev + b.
     With a projection, h = W_hr (o tanh(c)): Sak, Senior and Beaufays 2014.
+    With peepholes, i and f see c_prev and o sees c: Gers and Schmidhuber 2000.
     """
     z_t += h_prev @ call.w_hh.T
     i, f, g, o = blocks(z_t, call.H)
+    if call.peephole is not None:
+        i += call.peephole[0] * c_prev
+        f += call.peephole[1] * c_prev
+    clipped(call, z_t[:, : 3 * call.H], out=z_t[:, : 3 * call.H])
     sigmoid(z_t[:, : 2 * call.H])  # i and f at once
     np.tanh(g, out=g)
-    sigmoid(o)
     c_t[...] = f * c_prev + i * g
-    a = o * np.tanh(c_t)
+    if call.peephole is not None:
+        o += call.peephole[2] * c_t
+    clipped(call, o, out=o)
+    sigmoid(o)
+    a = o * np.tanh(clipped(call, c_t))
     h_t[...] = a if call.w_hr is None else a @ call.w_hr.T
 
 
@@ -149,15 +163,15 @@ def gru_step(call, z_t, h_prev, c_prev, h_t, c_t):
     if call.variant == "reset_after":
         a = h_prev @ call.w_hh.T
         ru += a[:, : 2 * H]
-        sigmoid(ru)
+        sigmoid(clipped(call, ru, out=ru))
         m[...] = a[:, 2 * H :] if call.b_hh is None else a[:, 2 * H :] + call.b_hh[2 * H :]
         n += r * m
     else:
         ru += h_prev @ call.w_hh[: 2 * H].T
-        sigmoid(ru)
+        sigmoid(clipped(call, ru, out=ru))
         m[...] = r * h_prev
         n += m @ call.w_hh[2 * H :].T
-    np.tanh(n, out=n)
+    np.tanh(clipped(call, n), out=n)
     h_t[...] = n + u * (h_prev - n)
 
 

@@ -50,7 +50,8 @@ def threads():
 # -- bridges ---------------------------------------------------------------------------------------------------------
 
 NEEDED = {
-    "test_onnx.py": ("onnx", "onnxruntime"),
+    "test_onnx.py": ("onnx",),
+    "test_onnx_runtime.py": ("onnx", "onnxruntime"),
     "test_from_onnx.py": ("onnx", "onnxruntime"),
     "test_onnx_export.py": ("onnx", "onnxruntime", "torch"),
     "test_keras*.py": ("keras", "h5py", "torch"),

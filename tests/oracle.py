@@ -4,6 +4,7 @@
 Shares no code with fastrnn, and is slow on purpose. Works on complex numbers too, so that derivatives can be had by
 complex step, exact to rounding.
 T time steps, B batch, I input size, H hidden size, P size of h. W, U weights of x and h, b, d their biases.
+A clip, of real numbers only, bounds what goes into each activation, as ONNX has it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ def sigmoid(a):
     return 1 / (1 + exp(-a)) if a.real >= 0 else exp(a) / (1 + exp(a))  # neither side overflows
 
 
+def clipped(a, clip):
+    return a if clip is None or -clip <= a <= clip else math.copysign(clip, a)
+
+
 def dot(row, vector):
     return sum(a * b for a, b in zip(row, vector, strict=True))
 
@@ -39,34 +44,39 @@ def dot(row, vector):
 # -- one step of one sequence ----------------------------------------------------------------------------------------
 
 
-def rnn_step(x, h, c, W, U, b, d, activation):
+def rnn_step(x, h, c, W, U, b, d, clip, activation):
     """Elman 1990: h_j = f([W x]_j + b_j + [U h]_j + d_j)."""
-    return [activation(dot(W[j], x) + b[j] + dot(U[j], h) + d[j]) for j in range(len(U))], c
+    return [activation(clipped(dot(W[j], x) + b[j] + dot(U[j], h) + d[j], clip)) for j in range(len(U))], c
 
 
-def lstm_step(x, h, c, W, U, b, d, projection):
-    """Hochreiter and Schmidhuber 1997, the forget gate by Gers et al. 2000, the projection by Sak et al. 2014."""
+def lstm_step(x, h, c, W, U, b, d, clip, projection, peephole):
+    """Hochreiter and Schmidhuber 1997, the forget gate by Gers et al. 2000, the projection by Sak et al. 2014.
+
+    Peepholes by Gers and Schmidhuber 2000: of i, f and o, the last one's to the new c.
+    """
     H = len(c)
+    p_i, p_f, p_o = peephole or [[0.0] * H] * 3
     m, c_new = [], []
     for j in range(H):
         z_i, z_f, z_g, z_o = (dot(W[k], x) + b[k] + dot(U[k], h) + d[k] for k in (j, H + j, 2 * H + j, 3 * H + j))
-        c_j = sigmoid(z_f) * c[j] + sigmoid(z_i) * tanh(z_g)
+        i, f = sigmoid(clipped(z_i + p_i[j] * c[j], clip)), sigmoid(clipped(z_f + p_f[j] * c[j], clip))
+        c_j = f * c[j] + i * tanh(clipped(z_g, clip))
         c_new.append(c_j)
-        m.append(sigmoid(z_o) * tanh(c_j))
+        m.append(sigmoid(clipped(z_o + p_o[j] * c_j, clip)) * tanh(clipped(c_j, clip)))
     return (m if projection is None else [dot(row, m) for row in projection]), c_new
 
 
-def gru_step(x, h, c, W, U, b, d, reset_after):
+def gru_step(x, h, c, W, U, b, d, clip, reset_after):
     """Cho et al. 2014, equations 5 to 8, or with the reset gate after the recurrent product, as in cuDNN."""
     H = len(h)
-    r = [sigmoid(dot(W[j], x) + b[j] + dot(U[j], h) + d[j]) for j in range(H)]
-    z = [sigmoid(dot(W[H + j], x) + b[H + j] + dot(U[H + j], h) + d[H + j]) for j in range(H)]
+    r = [sigmoid(clipped(dot(W[j], x) + b[j] + dot(U[j], h) + d[j], clip)) for j in range(H)]
+    z = [sigmoid(clipped(dot(W[H + j], x) + b[H + j] + dot(U[H + j], h) + d[H + j], clip)) for j in range(H)]
     reset_h = [r[j] * h[j] for j in range(H)]
     h_new = []
     for j in range(H):
         k = 2 * H + j
         recurrent = r[j] * (dot(U[k], h) + d[k]) if reset_after else dot(U[k], reset_h) + d[k]
-        candidate = tanh(dot(W[k], x) + b[k] + recurrent)
+        candidate = tanh(clipped(dot(W[k], x) + b[k] + recurrent, clip))
         h_new.append(z[j] * h[j] + (1 - z[j]) * candidate)
     return h_new, c
 
@@ -74,7 +84,7 @@ def gru_step(x, h, c, W, U, b, d, reset_after):
 # -- sequences -------------------------------------------------------------------------------------------------------
 
 
-def run(step, option, x, w_ih, w_hh, b_ih, b_hh, h0, c0, P, H, lengths, reverse):
+def run(step, options, x, w_ih, w_hh, b_ih, b_hh, h0, c0, P, H, lengths, reverse):
     """Every sequence on its own: out (T, B, P), h_n (B, P), c_n (B, H)."""
     T, B, _ = x.shape
     kind = np.result_type(x, w_ih, np.float64)
@@ -87,28 +97,30 @@ def run(step, option, x, w_ih, w_hh, b_ih, b_hh, h0, c0, P, H, lengths, reverse)
         c = [0.0] * H if c0 is None else c0[row].tolist()
         times = range(T if lengths is None else lengths[row])
         for t in reversed(times) if reverse else times:
-            h, c = step(x[t, row].tolist(), h, c, W, U, b, d, option)
+            h, c = step(x[t, row].tolist(), h, c, W, U, b, d, *options)
             out[t, row] = h
         h_n[row], c_n[row] = h, c
     return out, h_n, c_n
 
 
-def rnn(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, nonlinearity="tanh", lengths=None, reverse=False):
+def rnn(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, nonlinearity="tanh", lengths=None, reverse=False, clip=None):
     H = w_hh.shape[1]
     activation = {"tanh": tanh, "relu": relu}[nonlinearity]
-    return run(rnn_step, activation, x, w_ih, w_hh, b_ih, b_hh, h0, None, H, H, lengths, reverse)[:2]
+    return run(rnn_step, (clip, activation), x, w_ih, w_hh, b_ih, b_hh, h0, None, H, H, lengths, reverse)[:2]
 
 
-def lstm(x, w_ih, w_hh, b_ih=None, b_hh=None, state0=None, w_hr=None, lengths=None, reverse=False):
+def lstm(
+    x, w_ih, w_hh, b_ih=None, b_hh=None, state0=None, w_hr=None, lengths=None, reverse=False, clip=None, peephole=None
+):
     P, H = w_hh.shape[1], w_hh.shape[0] // 4
     h0, c0 = (None, None) if state0 is None else state0
-    projection = None if w_hr is None else w_hr.tolist()
-    return run(lstm_step, projection, x, w_ih, w_hh, b_ih, b_hh, h0, c0, P, H, lengths, reverse)
+    options = clip, *(None if a is None else a.tolist() for a in (w_hr, peephole))
+    return run(lstm_step, options, x, w_ih, w_hh, b_ih, b_hh, h0, c0, P, H, lengths, reverse)
 
 
-def gru(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, reset_after=True, lengths=None, reverse=False):
+def gru(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, reset_after=True, lengths=None, reverse=False, clip=None):
     H = w_hh.shape[1]
-    return run(gru_step, reset_after, x, w_ih, w_hh, b_ih, b_hh, h0, None, H, H, lengths, reverse)[:2]
+    return run(gru_step, (clip, reset_after), x, w_ih, w_hh, b_ih, b_hh, h0, None, H, H, lengths, reverse)[:2]
 
 
 CELLS = {"rnn": rnn, "lstm": lstm, "gru": gru}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent / "c"
-PROGRAMS = {"activations", "cells", "products", "threads"}
+PROGRAMS = {"activations", "apart", "cells", "products", "threads"}
 
 
 @pytest.mark.parametrize("target", ["check", "check-sanitize"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One direction of a node, run: the usual ones by fastrnn's kernels, the others by the NumPy loop of this file.
+"""One direction of a node, run: usual activations by fastrnn's kernels, others by the NumPy loop of this file.
 
 T time steps, B batch, H hidden size, N rows at work in all steps together; letters as in `fastrnn.reference`.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from .._records import Call, Ragged
 from ..reference import Steps, blocks, inputs
 from .activations import Activation
-from .nodes import USUAL, Direction
+from .nodes import Direction
 
 Ends = tuple[np.ndarray, np.ndarray | None]  # h_n and, for an LSTM, c_n
 
@@ -30,33 +30,16 @@ def run(
     """Run a direction over x (T, B, I), all arguments checked; writes ``out`` (T, B, H) and returns h_n and c_n."""
     T, B, _ = x.shape
     call = replace(direction.call, T=T, B=B, x=x, ragged=ragged, h0=h0, c0=c0)
-    if direction.plain:
+    if direction.usual:
         _, h_n, c_n, _ = direction.backend.forward(call, False, out, direction.packed)
         return h_n, c_n
-    if direction.usual:
-        return bounded(call, direction.clip, direction.peephole, out)
-    return loop(call, direction.activations, direction.clip, direction.peephole, direction.coupled, out)
+    return loop(call, direction.activations, direction.coupled, out)
 
 
-def bounded(call: Call, clip: float | None, peephole: np.ndarray | None, out: np.ndarray) -> Ends:
-    """A cell with its usual activations, and a clip or peepholes (3, H), i f o, or both.
-
-    Peepholes: Gers and Schmidhuber 2000. There is no kernel for these yet; one would stand here.
-    """
-    return loop(call, tuple(map(Activation, USUAL[call.variant])), clip, peephole, False, out)
-
-
-def loop(
-    call: Call,
-    activations: tuple[Activation, ...],
-    clip: float | None,
-    peephole: np.ndarray | None,
-    coupled: bool,
-    out: np.ndarray,
-) -> Ends:
+def loop(call: Call, activations: tuple[Activation, ...], coupled: bool, out: np.ndarray) -> Ends:
     """Run every step, as `reference.forward` does, with what ONNX can ask for."""
     B, C = call.B, call.H if call.cell == "lstm" else 0
-    act = [clipped(activation, clip) for activation in activations]
+    act = [clipped(activation, call.clip) for activation in activations]
     steps = Steps(call)
     h, c = np.zeros((B + steps.N, call.H), call.dtype), np.zeros((B + steps.N, C), call.dtype)
     if call.h0 is not None:
@@ -68,7 +51,7 @@ def loop(
         z = inputs(call, steps.gather(call.x))
         for prev, now in steps.slices:
             if call.cell == "lstm":
-                h_now[now], c_now[now] = lstm_step(call, act, peephole, coupled, z[now], h[prev], c[prev])
+                h_now[now], c_now[now] = lstm_step(call, act, coupled, z[now], h[prev], c[prev])
             else:
                 step = gru_step if call.cell == "gru" else rnn_step
                 h_now[now] = step(call, act, z[now], h[prev])
@@ -103,9 +86,9 @@ def gru_step(call, act, z_t, h_prev):
     return (1 - u) * n + u * h_prev
 
 
-def lstm_step(call, act, peephole, coupled, z_t, h_prev, c_prev):
+def lstm_step(call, act, coupled, z_t, h_prev, c_prev):
     """c = f c_prev + i g(z_g), h = o h(c); i, f, o from f, each seeing the cell through its peephole."""
-    act_f, act_g, act_h = act
+    (act_f, act_g, act_h), peephole = act, call.peephole
     i, f, g, o = blocks(z_t + h_prev @ call.w_hh.T, call.H)
     if peephole is None:
         i, f = act_f(i), act_f(f)

@@ -2,7 +2,7 @@
 """An RNN, GRU or LSTM node of ONNX: what its attributes say, and its weights, one direction after the other.
 
 Everything is put into fastrnn's order of gates here, once. ONNX has i o f c and z r h where fastrnn has i f g o and
-r z n, and peepholes i o f where `Direction` has i f o.
+r z n, and peepholes i o f where `Call` has i f o.
 
 T time steps, B batch, I input size, H hidden size, G gates, D directions.
 """
@@ -64,20 +64,13 @@ class Direction:
     call: Call  # the weights, without x, lengths and states
     activations: tuple[Activation, ...]
     usual: bool  # the kernels know these
-    clip: float | None
-    peephole: np.ndarray | None  # (3, H): i f o
     coupled: bool
     backend: Any  # the module that computes, and what it packed
     packed: Any = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is one of fastrnn's own cells."""
-        return self.usual and self.clip is None and self.peephole is None
-
     def pack(self) -> None:
         """Pack the weights for many calls, if it is the kernels that run it."""
-        if self.plain:
+        if self.usual:
             self.packed = self.backend.pack(self.call)
 
 
@@ -223,12 +216,13 @@ def direction(
     order, x = ORDER[node.cell], np.empty((0, 0, I), W.dtype)
     w_ih, w_hh = regrouped(W, order, negated), regrouped(R, order, negated)
     b_ih, b_hh = (None, None) if B is None else (regrouped(half, order, negated) for half in np.split(B, 2))
+    call = Call(node.cell, variant, 0, 0, I, H, H, x, w_ih, w_hh, b_ih, b_hh, None, None, None, None, node.reverse[d])
+    call.clip = node.clip
+    call.peephole = None if P is None else regrouped(P, PEEPHOLE_ORDER, negated).reshape(3, H)
     return Direction(
-        Call(node.cell, variant, 0, 0, I, H, H, x, w_ih, w_hh, b_ih, b_hh, None, None, None, None, node.reverse[d]),
+        call,
         activations=chosen,
         usual=names == USUAL[variant],
-        clip=node.clip,
-        peephole=None if P is None else regrouped(P, PEEPHOLE_ORDER, negated).reshape(3, H),
         coupled=node.coupled and not negated,
         backend=config.backend(),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ONNX backend: ONNX's own tests, the text of the standard as scalar loops, ONNX Runtime, and what is refused.
+"""The ONNX backend: ONNX's own tests, the text of the standard as scalar loops, and what is refused.
 
 T time steps, B batch, I input size, H hidden size, D directions.
 """
@@ -16,10 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import helper
 from onnx.backend.test import BackendTest
 from onnx_models import GATES, OUTPUTS, REVERSE, batch_first, model_of, says, sigmoid, typed, values
@@ -244,68 +241,6 @@ def test_the_default_of_the_schema_may_be_written_out():
     close(run("RNN", fed, {"activations": ["Tanh", "Tanh"]}), says("RNN", fed), np.float32)
 
 
-# -- ONNX Runtime ----------------------------------------------------------------------------------------------------
-
-
-def runtime(model, fed):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"]).run(None, fed)
-
-
-BOUNDED = ("Sigmoid", "Tanh", "HardSigmoid", "ScaledTanh", "Softsign")  # others make a state explode, and roundings
-SMOOTH = (*BOUNDED, "Relu", "Affine", "LeakyRelu", "Elu", "Softplus")  # at its jump ThresholdedRelu is anyone's guess
-
-
-@st.composite
-def nodes(draw):
-    """A node that ONNX Runtime can run, and runs as the standard says: the operator, values and attributes.
-
-    It does not clip what goes into h, so no cell may reach the clip: from c = 0, three steps add less than 3. It takes
-    the state of a sequence of length 0 for 0. It has no layout 1, no float64, and not all defaults of alpha.
-    """
-    op, direction = draw(st.sampled_from(OPS)), draw(st.sampled_from(tuple(REVERSE)))
-    T, B, D = draw(st.integers(1, 7)), draw(st.integers(1, 5)), len(REVERSE[direction])
-    attributes = {"direction": direction}
-    without = draw(st.sets(st.sampled_from(("B", "initial_h", "initial_c"))))
-    lengths = draw(st.none() | st.lists(st.integers(0, T), min_size=B, max_size=B).filter(any))
-    if draw(st.booleans()):
-        attributes["clip"], T, lengths = 3.0, min(T, 3), lengths and [min(length, 3) for length in lengths]
-        without |= {"initial_c"}
-    elif draw(st.booleans()):
-        gates = [] if op == "RNN" else [st.sampled_from(BOUNDED)]
-        others = [st.sampled_from(SMOOTH)] * (2 if op == "LSTM" else 1)
-        attributes |= chosen(draw(st.tuples(*(gates + others) * D)))[0]
-    if lengths is not None and 0 in lengths:
-        without |= {"initial_h", "initial_c"}
-    if op != "RNN":
-        attributes["input_forget" if op == "LSTM" else "linear_before_reset"] = draw(st.integers(0, 1))
-    fed = values(
-        op,
-        T,
-        B,
-        I=draw(st.sampled_from((1, 3, 8))),
-        H=draw(st.sampled_from((1, 2, 7, 16))),
-        D=D,
-        without=without,
-        peepholes=op == "LSTM" and draw(st.booleans()),
-        lengths=lengths,
-        scale=3.0 if "clip" in attributes else 0.5,
-        seed=draw(st.integers(0, 2**32 - 1)),
-    )
-    fed["X"] = np.nan_to_num(fed["X"])  # it multiplies the padding too
-    return op, fed, attributes
-
-
-@settings(max_examples=200, deadline=None)
-@given(nodes(), st.integers(0, 1))
-def test_onnx_runtime_agrees(node, layout):
-    op, fed, attributes = node
-    expected = runtime(model_of(op, fed, attributes), fed)
-    for ours, theirs in zip(run(op, fed, attributes | {"layout": layout}), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
 # -- as a backend ----------------------------------------------------------------------------------------------------
 
 KERNELS = {
@@ -317,11 +252,28 @@ KERNELS = {
 
 @each_op
 @each_layout
-def test_the_usual_ones_run_on_the_kernels(op, layout, monkeypatch):
+@pytest.mark.parametrize("more", [{}, {"clip": 0.5}], ids=str)
+@pytest.mark.parametrize("peepholes", [False, True])
+def test_the_usual_ones_run_on_the_kernels(op, layout, more, peepholes, monkeypatch):
     monkeypatch.delattr(cells, "loop")
-    fed = values(op, lengths=LENGTHS)
+    fed = values(op, lengths=LENGTHS, peepholes=peepholes and op == "LSTM")
     for attributes in KERNELS[op]:
-        assert len(run(op, fed, attributes | {"layout": layout})) == len(OUTPUTS[op])
+        assert len(run(op, fed, attributes | more | {"layout": layout})) == len(OUTPUTS[op])
+
+
+@each_op
+@each_direction
+@each_dtype
+def test_a_clipped_sequence_has_the_same_bits_alone_and_in_a_batch(op, direction, dtype):
+    lengths = [9, 3, 0, 7, 9, 1]
+    fed = values(op, 9, 6, 5, 33, len(REVERSE[direction]), dtype, lengths=lengths, peepholes=op == "LSTM")
+    rows_at = {"X": 1, "initial_h": 1, "initial_c": 1, "sequence_lens": 0}
+    attributes = {"direction": direction, "clip": 0.5}
+    together = run(op, fed, attributes)
+    for row in range(6):
+        alone = {name: a.take([row], rows_at[name]) if name in rows_at else a for name, a in fed.items()}
+        for ours, all_rows in zip(run(op, alone, attributes), together, strict=True):
+            np.testing.assert_array_equal(ours, all_rows[..., [row], :])
 
 
 def test_a_node_is_a_call_of_fastrnn():

@@ -16,11 +16,11 @@ typedef struct job {
     const set *s;
     ptrdiff_t G, H, I, P;
     int relu, turn;
-    ptrdiff_t block;                       /* units can be shared out in runs of so many; 0: not at all */
-    const matrix *z;                       /* n rows, or one for all */
-    const matrix *x;                       /* null: hoisted */
-    const matrix *h_prev, *b_hn, *w, *w_n; /* w packed for the step; w_n for the second half of Cho's GRU */
-    matrix *c, *h, *tape, *rz, *rh;        /* those this cell has; without a tape: null */
+    ptrdiff_t block;                 /* units can be shared out in runs of so many; 0: not at all */
+    const matrix *z;                 /* n rows, or one for all */
+    const matrix *x;                 /* null: hoisted */
+    const matrix *h_prev, *b_hn, *w; /* w packed for the step */
+    matrix *c, *h, *tape;            /* those this cell has; without a tape: null */
 } job;
 
 /* The rows r..r+n-1 and the units u..u+U-1 of a job. */
@@ -48,16 +48,6 @@ static void run_gru(const job *j, ptrdiff_t r, ptrdiff_t n, ptrdiff_t u, ptrdiff
 {
     j->s->t->gru_step(j->turn, n, U, j->H, &Z(j, r) + u, LDZ(j), &AT(j->b_hn, 0, u), X(j, r), &AT(j->h_prev, r, 0),
                       j->h_prev->ld, u, j->w->at + u * 3 * DEPTH(j), &AT(j->h, r, u), j->h->ld, TAPE(j, r, u));
-}
-
-static void run_cho(const job *j, ptrdiff_t r, ptrdiff_t n, ptrdiff_t u, ptrdiff_t U)
-{
-    const real *h_prev = &AT(j->h_prev, r, 0);
-    (void)u, (void)U;
-    j->s->t->gru_gates(j->turn, n, j->H, &Z(j, r), LDZ(j), X(j, r), h_prev, j->h_prev->ld, j->w->at, &AT(j->rz, r, 0),
-                       &AT(j->rh, r, 0));
-    j->s->t->gru_reset(j->turn, n, j->H, &Z(j, r), LDZ(j), X(j, r), h_prev, j->h_prev->ld, &AT(j->rh, r, 0),
-                       &AT(j->rz, r, 0), j->w_n->at, &AT(j->h, r, 0), j->h->ld, TAPE(j, r, 0));
 }
 
 static void same_results(const job *j, const char *what)
@@ -291,52 +281,6 @@ static void check_gru(ptrdiff_t n, ptrdiff_t H, ptrdiff_t I, ptrdiff_t gap)
     }
 }
 
-/* r h of all units, which Cho's candidate needs. */
-static void reset_state(const job *j, ptrdiff_t row, long double *rh)
-{
-    for (ptrdiff_t u = 0; u < j->H; u++)
-        rh[u] = sigmoid_of(pre_activation(j, row, u)) * AT(j->h_prev, row, u);
-}
-
-static void check_cho(ptrdiff_t n, ptrdiff_t H, ptrdiff_t I, ptrdiff_t gap)
-{
-    job j = arguments(n, 3, H, I, H, gap);
-    j.tape = blank(n, FRNN_GRU_TAPE * H, FRNN_GRU_TAPE * H);
-    j.rz = blank(n, 2 * H, 2 * H);
-    j.rh = blank(n, H, H);
-    int shared = taken;
-    for (int i = 0; i < n_sets; i++, taken = shared) {
-        CHECKING("%s gru_gates and gru_reset n=%td H=%td I=%td gap=%td", sets[i].name, n, H, I, gap);
-        j.s = &sets[i];
-        j.w = packed_gates(&j, 2, 0, 0);
-        j.w_n = packed_columns(&j, 2, 0);
-        again();
-        run_cho(&j, 0, n, 0, H);
-        intact();
-        for (ptrdiff_t row = 0; row < n; row++) {
-            long double rh[MOST_SIZE];
-            reset_state(&j, row, rh);
-            for (ptrdiff_t u = 0; u < H; u++) {
-                long double r = sigmoid_of(pre_activation(&j, row, u)), z = sigmoid_of(pre_activation(&j, row, H + u));
-                long double a = from_input(&j, row, 2 * H + u);
-                for (ptrdiff_t k = 0; k < H; k++)
-                    a += AT(w_hh, 2 * H + u, k) * rh[k];
-                long double want[] = {r, z, tanh_of(a), rh[u]};
-                for (ptrdiff_t k = 0; k < FRNN_GRU_TAPE; k++)
-                    near(j.tape, row, k * H + u, want[k], LIMIT);
-                near(j.rz, row, u, r, LIMIT);
-                near(j.rz, row, H + u, z, LIMIT);
-                near(j.rh, row, u, rh[u], LIMIT);
-                near(j.h, row, u, want[2] + z * (AT(j.h_prev, row, u) - want[2]), LIMIT);
-            }
-        }
-        job hoisted = hoisted_job(&j);
-        hoisted.w = packed_gates(&j, 2, 0, 1);
-        hoisted.w_n = packed_columns(&j, 2, 1);
-        check_promises(run_cho, &j, &hoisted);
-    }
-}
-
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
 static long double slope_of_sigmoid(long double s) { return s * (1 - s); }
@@ -507,7 +451,6 @@ int main(void)
     everywhere(check_rnn);
     everywhere(check_lstm);
     everywhere(check_gru);
-    everywhere(check_cho);
     everywhere(check_backward);
     report("cells");
 }
