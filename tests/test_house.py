@@ -175,6 +175,7 @@ OURS = sources(
     "tests/**/*.py",
     "tests/c/*",
     "benchmarks/*.py",
+    "examples/*.py",
 )
 
 
