@@ -55,6 +55,7 @@ NEEDED = {
     "test_onnx_export.py": ("onnx", "onnxruntime", "torch"),
     "test_keras*.py": ("keras", "h5py", "torch"),
     "test_sklearn*.py": ("sklearn",),
+    "test_torch*.py": ("torch", "expecttest"),
     "test_examples.py": ("torch", "dask", "mpi4py"),
 }
 
