@@ -44,9 +44,7 @@ def train(folder: Path, epochs: int) -> None:
         adam.step()
 
     torch.save({"gru": gru.state_dict(), "head": head.state_dict()}, folder / "model.pt")
-    layer = fastrnn.GRU(vowels.FEATURES, HIDDEN)
-    layer.load_state_dict(gru.state_dict())
-    layer.save(folder / "gru.fastrnn")
+    fastrnn.from_torch(gru).save(folder / "gru.fastrnn")
     np.savez(folder / "head.npz", **{name: value.numpy() for name, value in head.state_dict().items()})
 
 

@@ -38,6 +38,28 @@ def numbers(pattern, text):
     return [float(number) for number in ([found] if isinstance(found, str) else found)]
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_one_line_changes_nothing_but_the_time(cell):
+    text = run("pytorch_one_line.py", "--cell", cell, "--epochs", 3)
+    lines = text.splitlines()
+    assert lines[0].split() == ["loss", "torch.nn.modules.rnn", "fastrnn.torch"]  # not twice the same
+    curves = np.array([[float(number) for number in line.split()[2:]] for line in lines[1:4]])
+    np.testing.assert_allclose(curves[:, 1], curves[:, 0], rtol=1e-4)
+    assert curves[-1, 0] < 0.7 * curves[0, 0]  # it learns
+    theirs, ours = numbers("test accuracy +# +#", text)
+    assert abs(theirs - ours) <= 0.01
+    assert all(seconds > 0 for seconds in numbers("seconds +# +# ", text))
+
+
+def test_two_processes_of_ddp_equal_one():
+    text = run("torch_ddp.py", "--epochs", 2)
+    curves = np.array([[float(number) for number in line.split()[1:]] for line in text.splitlines()[1:3]])
+    np.testing.assert_allclose(curves[:, 0], curves[:, 1], rtol=1e-5)
+    assert curves[1, 0] < curves[0, 0]
+    for rank in (0, 1):
+        assert numbers(f"process {rank} and one alone: #", text)[0] < 1e-9
+
+
 def test_a_stream_is_served_without_torch():
     text = run("serve_stream.py", "--epochs", 5, "--utterances", 20)
     torch_server, own_server = (numbers(rf"{name} +# s +# MB +# us", text) for name in ("torch", "fastrnn"))
