@@ -57,6 +57,7 @@ NEEDED = {
     "test_sklearn*.py": ("sklearn",),
     "test_torch*.py": ("torch", "expecttest"),
     "test_examples.py": ("torch", "dask", "mpi4py"),
+    "test_pages.py": ("torch", "onnx", "onnxruntime", "keras", "h5py", "sklearn", "matplotlib"),
 }
 
 

@@ -175,6 +175,7 @@ OURS = sources(
     "tests/**/*.py",
     "tests/c/*",
     "benchmarks/*.py",
+    "docs/*.py",
     "examples/*.py",
 )
 
