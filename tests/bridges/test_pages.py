@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The documentation: every block of Python on its pages runs, with the frameworks themselves, and no name is left out."""
+"""The documentation: every block of Python on its pages runs, with the real frameworks, and no name is left out."""
 
 from __future__ import annotations
 
