@@ -7,18 +7,25 @@ Direction d of layer l is number k = l*D + d.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.dlpack import to_dlpack
 
 from . import _check, _torch_plain, config
-from ._records import Call, Ragged, Tape
+from ._records import Call, Grads, Ragged, Tape
+
+tracing = torch._C._get_tracing_state  # looked up once: these are asked in every call
+autocast = torch._C._is_any_autocast_enabled
+dispatch_modes = torch._C._len_torch_dispatch_stack
+function_modes = torch._C._len_torch_function_stack
+transform = torch._C._functorch.peek_interpreter_stack
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # a subclass may mean anything
 FLOATS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -49,31 +56,23 @@ def lend(tensor: Tensor) -> np.ndarray:
 
 def is_plain(tensor: Any, dtype: torch.dtype) -> bool:
     """Whether a tensor is just numbers in this process' memory."""
-    return (
-        type(tensor) in EXACT
-        and tensor.is_cpu
-        and tensor.dtype is dtype
-        and tensor.layout is torch.strided
-        and tensor.data_ptr() != 0  # of tensors without elements, of zeros nobody wrote, of a storage given up
-        and not tensor.is_neg()
-    )
+    if type(tensor) not in EXACT or not tensor.is_cpu or tensor.dtype is not dtype:
+        return False
+    try:
+        at = tensor.data_ptr()  # 0 of a tensor without elements, of zeros that nobody wrote, of a storage given up
+    except RuntimeError:  # it wraps others, or is sparse
+        return False
+    return at != 0 and tensor.layout is torch.strided and not tensor.is_neg()
 
 
 def is_usual() -> bool:
     """Whether operations do what they say: nobody traces, transforms or watches them."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state()
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or is_transformed()
-    )
+    return not (tracing() or autocast() or dispatch_modes() or function_modes() or is_transformed())
 
 
 def is_transformed() -> bool:
     """Whether a transform of torch.func or forward-mode differentiation is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    return transform() is not None or forward_ad._current_level >= 0
 
 
 # -- what a pass is of -----------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ NAMES = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")  # and in a Call
 
 @dataclass(slots=True)
 class Spec:
-    """What a module is, but for its weights."""
+    """What a module is, but for its weights and dropout."""
 
     cell: str
     variant: str
@@ -92,7 +91,6 @@ class Spec:
     P: int
     D: int
     parts: tuple[str, ...]  # of each k's weights
-    dropout: float = 0.0  # between layers; 0 outside of training
 
     def by_k(self, weights: Sequence[Any]) -> list[tuple]:
         """The weights of every k in the order of PARTS, None where there is none."""
@@ -102,15 +100,16 @@ class Spec:
 
     def call(self, x: np.ndarray, weights: tuple, h0: Any, c0: Any, ragged: Ragged | None, reverse: bool) -> Call:
         """One layer in one direction."""
-        T, B, I = x.shape
-        return Call(self.cell, self.variant, T, B, I, self.H, self.P, x, *weights, h0, c0, ragged, reverse)
+        (T, B, I), (w_ih, w_hh, b_ih, b_hh, w_hr) = x.shape, weights
+        H, P = self.H, self.P
+        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
 
 
 class Weights:
-    """A module's weights as arrays on their memory."""
+    """A module's weights as arrays on their memory, and all else that seldom changes."""
 
     def __init__(self, tensors: Sequence[Tensor], spec: Spec) -> None:
-        self.dtype = tensors[0].dtype
+        self.spec, self.dtype = spec, tensors[0].dtype
         self.marks = [(tensor.data_ptr(), tensor.shape) for tensor in tensors]
         self.by_k = spec.by_k([lend(tensor) for tensor in tensors])
         w_ih = self.by_k[0][0]
@@ -133,6 +132,8 @@ class Weights:
 
 class Layout:
     """How a caller lays sequences out: (T, B, ·), (B, T, ·) with batch_first, or (T, ·) unbatched."""
+
+    ragged: Ragged | None = None
 
     def __init__(self, batched: bool, batch_first: bool) -> None:
         self.batched, self.batch_first = batched, batch_first and batched
@@ -215,65 +216,60 @@ class Packed(Layout):
 # -- a pass and its way back -----------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Pass:
     """One run of the kernels over a stack: forward, and, if it keeps a tape, back as often as wanted."""
 
-    spec: Spec
-    weights: Weights
-    layout: Layout
-    taped: bool
-    x: Tensor | None = None  # which the tape reads ...
-    at: int = 0  # ... there
-    tapes: list[Tape] = field(default_factory=list)  # by k
-    noise: list[Tensor] = field(default_factory=list)  # dropout's factors after layers 0..L-2, laid out as rows
+    __slots__ = ("at", "dropout", "layout", "noise", "spec", "taped", "tapes", "weights", "x")
 
-    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> list[np.ndarray]:
+    def __init__(self, weights: Weights, layout: Layout, dropout: float, taped: bool) -> None:
+        self.spec, self.weights, self.layout = weights.spec, weights, layout
+        self.dropout, self.taped = dropout, taped  # dropout: between layers, 0 outside of training
+        self.tapes: list[Tape] = []  # by k
+        self.noise: list[Tensor] = []  # dropout's factors after layers 0..L-2, in rows (N, D*P)
+
+    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> list:
         """The outputs and final states as the caller lays them out."""
-        if self.taped:
-            self.x, self.at = x, x.data_ptr()
-        spec, layout, backend = self.spec, self.layout, config.backend()
-        ragged = layout.ragged if isinstance(layout, Packed) else None
+        self.x, self.at = x, x.data_ptr()  # what the tape reads, and where
+        spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
+        ragged = layout.ragged
         array = _check.rows(layout.inward(lend(x)))
         h_0, c_0 = self._states(h0), self._states(c0)
-        last, ends = len(self.weights.by_k) // spec.D - 1, []
+        last, ends = len(by_k) // spec.D - 1, []
         for l in range(last + 1):
             out = self._room(array, l == last)
             for k, half in self._halves(l, out):
                 h, c = None if h_0 is None else h_0[k], None if c_0 is None else c_0[k]
-                call = spec.call(array, self.weights.by_k[k], h, c, ragged, k % spec.D == 1)
-                _, *end, saved = backend.forward(call, self.taped, half)
-                ends.append(end)
+                call = spec.call(array, by_k[k], h, c, ragged, k % spec.D == 1)
+                _, h, c, saved = backend.forward(call, self.taped, half)
+                ends.append((h, c))
                 if self.taped:
                     self.tapes.append(Tape(call, half, saved, backend))
-            array = out if l == last or not spec.dropout else out * self._noise(out)
+            array = out if l == last or not self.dropout else out * self._noise(out)
         shown = layout.outward(out)
         if self.taped and ragged is None:  # the caller may change what is given out
             shown = shown.copy(order="K")
-        return [shown, *(self._joined(part) for part in zip(*ends, strict=True) if part[0] is not None)]
+        h, c = self._joined(ends)
+        return [shown, h] if c is None else [shown, h, c]
 
     def backward(self, weights: Weights, grad_out: Tensor | None, grad_h: Tensor | None, grad_c: Any = None) -> list:
         """Gradients of x, h0, c0 and the weights in PyTorch's order; None stands for zeros that come in."""
-        grad = None if grad_out is None else _check.rows(self.layout.inward(lend(grad_out)))
+        layout, tapes = self.layout, self.tapes
+        grad: Any = None if grad_out is None else _check.rows(layout.inward(lend(grad_out)))
         dh, dc = self._states(grad_h), self._states(grad_c)
-        found: list[list[np.ndarray]] = [[]] * len(self.tapes)
-        ends: list[tuple] = [()] * len(self.tapes)
-        for l in reversed(range(len(self.tapes) // self.spec.D)):
-            dx = []
+        found: list[Grads] = [None] * len(tapes)  # type: ignore[list-item]
+        for l in reversed(range(len(tapes) // self.spec.D)):
             for k, half in self._halves(l, grad):
-                tape = self.tapes[k]
+                tape = tapes[k]
                 if weights is not self.weights:
                     tape = replace(tape, call=replace(tape.call, **dict(zip(NAMES, weights.by_k[k], strict=True))))
                 dh_k, dc_k = None if dh is None else dh[k], None if dc is None else dc[k]
-                grads = tape.backend.backward(tape, half, dh_k, dc_k)
-                found[k] = [w for w in (getattr(grads, name) for name in NAMES) if w is not None]
-                ends[k] = grads.h0, grads.c0
-                dx.append(grads.x)
-            grad = dx[0] if len(dx) == 1 else dx[0] + dx[1]
+                found[k] = tape.backend.backward(tape, half, dh_k, dc_k)
+            grad = found[k].x if self.spec.D == 1 else found[k - 1].x + found[k].x
             if l and self.noise:
                 grad = grad * self._spread(l, grad)
-        h, c = zip(*ends, strict=True)
-        return [self.layout.outward(grad), self._joined(h), self._joined(c), *chain.from_iterable(found)]
+        h, c = self._joined([(grads.h0, grads.c0) for grads in found])
+        parts = [getattr(grads, name) for grads in found for name in NAMES]
+        return [layout.outward(grad), h, c, *(part for part in parts if part is not None)]
 
     def _states(self, states: Tensor | None) -> np.ndarray | None:
         """(L*D, B, ·)."""
@@ -282,12 +278,11 @@ class Pass:
         array = lend(states)
         return array if self.layout.batched else array[:, None]
 
-    def _joined(self, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        """The states of all k, laid out as the caller's."""
-        if parts[0] is None:
-            return None
-        array = parts[0][None] if len(parts) == 1 else np.stack(parts)
-        return array if self.layout.batched else array[:, 0]
+    def _joined(self, ends: Sequence[tuple]) -> Iterator[Any]:
+        """The states (h, c) of all k as one h and one c, laid out as the caller's."""
+        for parts in zip(*ends, strict=True):
+            array = None if parts[0] is None else parts[0][None] if len(parts) == 1 else np.stack(parts)
+            yield array if array is None or self.layout.batched else array[:, 0]
 
     def _room(self, x: np.ndarray, last: bool) -> np.ndarray:
         """A new array (T, B, D*P); what the caller will see of it is C-contiguous."""
@@ -305,7 +300,7 @@ class Pass:
 
     def _noise(self, out: np.ndarray) -> np.ndarray:
         """What dropout multiplies a layer's outputs by: drawn as torch.nn draws it, from the same generator."""
-        p, (T, B, width) = self.spec.dropout, out.shape
+        p, (T, B, width) = self.dropout, out.shape
         N = len(self.layout.index) if isinstance(self.layout, Packed) else T * B
         noise = torch.zeros(N, width, dtype=self.weights.dtype)
         self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
@@ -316,15 +311,20 @@ class Pass:
         noise = self.noise[l - 1].numpy()
         return self.layout.inward(noise) if isinstance(self.layout, Packed) else noise.reshape(like.shape)
 
+    def _drop(self, l: int, rows: Tensor) -> Tensor:
+        """The outputs of layer l after dropout."""
+        return rows * self.noise[l] if self.noise else rows
+
     def replay(self, saved: Sequence[Tensor | None], needed: Sequence[bool], grads: Sequence[Tensor | None]) -> list:
         """What ``backward`` gives, by PyTorch's own operations: to be differentiated again, or of batches of grads."""
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             inputs = [None if part is None else part.view_as(part) for part in saved]  # a tensor may be there twice
-            results = plain_pass(self.spec, self.layout, inputs, lambda l, rows: rows * self.noise[l])
+            results = plain_pass(self.spec, self.layout, inputs, self._drop)
             given = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
             wanted = [part for part, need in zip(inputs, needed, strict=True) if need]
-            found = iter(torch.autograd.grad(*zip(*given, strict=True), wanted, create_graph=again, allow_unused=True))
+            outs, grads = zip(*given, strict=True)
+            found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=again, allow_unused=True))
         return [next(found) if need else None for need in needed]
 
 
@@ -358,16 +358,21 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         """Backpropagation through time; what is not needed is None."""
         saved = ctx.saved_tensors  # says so if one of them was changed in place, or all are gone
-        run, needed, weights = ctx.run, ctx.needs_input_grad[1:], saved[3:]
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
+        run, (_, *needed) = ctx.run, ctx.needs_input_grad
+        if not keeps_graph():
             ctx.run = None
-        dtype = run.weights.dtype
-        if (
-            torch.is_grad_enabled()
-            or is_transformed()
-            or run.x.data_ptr() != run.at
-            or not all(is_plain(part, dtype) for part in (*grads, *weights) if part is not None)
-        ):
+        weights, tensors = run.weights, saved[3:]
+        odd = torch.is_grad_enabled() or is_transformed() or run.x.data_ptr() != run.at
+        for grad in grads:
+            odd = odd or not (grad is None or is_plain(grad, weights.dtype))
+        if not odd and not weights.are(tensors):
+            odd = not all(is_plain(tensor, weights.dtype) and tensor.is_contiguous() for tensor in tensors)
+            weights = run.weights if odd else Weights(tensors, run.spec)
+        if odd:
             return None, *run.replay(saved, needed, grads)
-        found = run.backward(run.weights if run.weights.are(weights) else Weights(weights, run.spec), *grads)
-        return None, *(torch.from_numpy(part) if need else None for part, need in zip(found, needed, strict=True))
+        from_numpy, found = torch.from_numpy, run.backward(weights, *grads)
+        return None, *[from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)]
+
+
+# What Function.apply adds is for the transforms of torch.func, which never come here.
+recurrence = super(torch.autograd.Function, Recurrence).apply

@@ -28,7 +28,6 @@ from ._torch_autograd import (
     Layout,
     Packed,
     Pass,
-    Recurrence,
     Spec,
     Weights,
     is_plain,
@@ -36,6 +35,7 @@ from ._torch_autograd import (
     is_usual,
     lend,
     plain_pass,
+    recurrence,
 )
 
 __all__ = ["GRU", "LSTM", "RNN", "accelerate", "from_torch"]
@@ -89,34 +89,30 @@ class Recurrent(nn.RNNBase):
         call = None if weights is None else self._checked(input, hx)
         if tensors is None or weights is None or call is None:
             return None
-        layout, x, *states = call
+        layout, x, h0, c0 = call
         dtype = weights.dtype
-        for given in (x, *states):
+        for given in (x, h0, c0):
             if given is not None and not is_plain(given, dtype):
                 return None
         if torch.is_grad_enabled():
-            for part in (x, *states, *tensors):
+            for part in (*tensors, x, h0, c0):
                 if part is not None and part.requires_grad:
-                    run = Pass(self._spec(), weights, layout, True)
-                    return Recurrence.apply(run, x, *states, *tensors)
-        served = None
-        if len(weights.by_k) == 1 and type(layout) is Layout:
-            served = self._served(weights, layout, *map(lend_any, (x, *states)))
+                    return recurrence(Pass(weights, layout, self._dropout(), True), x, h0, c0, *tensors)
+        served: Any = None
+        if len(weights.by_k) == 1 and layout.batched and layout.ragged is None:
+            served = self._served(weights.call, x, h0, c0)
         if served is None:
-            served = Pass(self._spec(), weights, layout, False).forward(x, *states)
+            served = Pass(weights, layout, self._dropout(), False).forward(x, h0, c0)
         return tuple(map(torch.from_numpy, served))
 
-    def _served(self, weights: Weights, layout: Layout, x: Any, h0: Any, c0: Any) -> list | None:
+    def _served(self, call: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> tuple | None:
         """The short way of one layer in one direction without a tape, for arrays just as it needs them."""
-        if not layout.batched:
-            x, h0, c0 = (None if array is None else array[:, None] for array in (x, h0, c0))
-        state = h0 if h0 is None or self.mode != "LSTM" else (h0, c0)
-        served = config.backend().serve(weights.call, None, x, state, layout.batch_first)
-        if served is None:
-            return None
-        out, state = served
-        arrays = [out, *(state if self.mode == "LSTM" else (state,))]
-        return arrays if layout.batched else [array[:, 0] for array in arrays]
+        lstm = self.mode == "LSTM"
+        state: Any = None
+        if h0 is not None:
+            state = lend(h0) if c0 is None else (lend(h0), lend(c0))
+        served = config.backend().serve(call, None, lend(x), state, self.batch_first)
+        return served if served is None or not lstm else (served[0], *served[1])
 
     def _transformed(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
         """In elementary operations, for what torch.nn's lack: vmap and forward mode. None: see ``_on_kernels``."""
@@ -127,7 +123,7 @@ class Recurrent(nn.RNNBase):
         spec = self._spec()
         if any(part is not None and part.dtype != tensors[0].dtype for part in given):
             return None
-        return plain_pass(spec, layout, (*given, *tensors), lambda _, rows: dropout(rows, spec.dropout))
+        return plain_pass(spec, layout, (*given, *tensors), lambda _, rows: dropout(rows, self._dropout()))
 
     def _leaf(self, input: Any, hx: Any) -> Any:
         """A call in a graph of torch.fx, which knows torch.nn's own modules as such."""
@@ -150,9 +146,9 @@ class Recurrent(nn.RNNBase):
             return None
 
     def _weights(self, tensors: list[Tensor]) -> Weights | None:
-        """Those as arrays, if the kernels can take them. Where they are is kept, what they are is not: it may change."""
+        """Those as arrays, if the kernels can take them. Only where they are is kept: what they are may change."""
         weights = self.__dict__.get("_lent")
-        if weights is None or not weights.are(tensors):
+        if weights is None or (weights.spec.cell, weights.spec.variant) != CELLS[self.mode] or not weights.are(tensors):
             dtype = getattr(tensors[0], "dtype", None)
             if dtype not in FLOATS or not all(is_plain(w, dtype) and w.is_contiguous() for w in tensors):
                 return None
@@ -168,18 +164,22 @@ class Recurrent(nn.RNNBase):
         cell, variant = CELLS[self.mode]
         P, D = self.proj_size or self.hidden_size, 2 if self.bidirectional else 1
         parts = tuple(name[: name.index("_l0")] for name in self._all_weights[0])
-        drop = self.dropout if self.training and self.num_layers > 1 else 0.0
-        return Spec(cell, variant, self.hidden_size, P, D, parts, drop)
+        return Spec(cell, variant, self.hidden_size, P, D, parts)
+
+    def _dropout(self) -> float:
+        """Between layers, now."""
+        return self.dropout if self.training and self.num_layers > 1 else 0.0
 
     def _checked(self, input: Any, hx: Any) -> tuple[Layout, Tensor, Tensor | None, Tensor | None] | None:
         """(layout, x, h0, c0) of a call that torch.nn would take."""
         if type(input) is PackedSequence:
             x, sizes, order, _ = input
-            layout = Packed.of(sizes, len(x))
-            if layout is None or x.dim() != 2:
+            packed = Packed.of(sizes, len(x))
+            if packed is None or x.dim() != 2:
                 return None
             hx = None if hx is None else self.permute_hidden(hx, order)
-            axes: tuple[int, ...] = (layout.B,)
+            layout: Layout = packed
+            axes: tuple[int, ...] = (packed.B,)
         else:
             if not isinstance(input, Tensor) or (ndim := input.dim()) not in (2, 3):
                 return None
@@ -196,11 +196,6 @@ class Recurrent(nn.RNNBase):
         if self.mode == "LSTM" and (not isinstance(c, Tensor) or c.shape != (*axes, self.hidden_size)):
             return None
         return layout, x, h, c
-
-
-def lend_any(tensor: Tensor | None) -> Any:
-    """None for None."""
-    return None if tensor is None else lend(tensor)
 
 
 class RNN(Recurrent, nn.RNN):
