@@ -31,6 +31,7 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # the docstrings say types, with shapes
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 default_role = "code"
