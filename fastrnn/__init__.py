@@ -53,8 +53,8 @@ __all__ = [
 
 _ON_FIRST_USE = {"gradient_flow": "diagnostics", "load": "files"}  # they would double the time of the import
 # These import their frameworks, so `from fastrnn import *` leaves them out.
-_BRIDGES = ("keras", "onnx", "sklearn")
-_ON_FIRST_USE |= {"from_keras": "keras", "from_onnx": "onnx"}
+_BRIDGES = ("keras", "onnx", "sklearn", "torch")
+_ON_FIRST_USE |= {"from_keras": "keras", "from_onnx": "onnx", "from_torch": "torch"}
 
 
 def __getattr__(name: str) -> Any:

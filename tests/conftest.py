@@ -56,6 +56,9 @@ NEEDED = {
     "test_onnx_export.py": ("onnx", "onnxruntime", "torch"),
     "test_keras*.py": ("keras", "h5py", "torch"),
     "test_sklearn*.py": ("sklearn",),
+    "test_torch*.py": ("torch", "expecttest"),
+    "test_examples.py": ("torch", "dask", "mpi4py"),
+    "test_pages.py": ("torch", "onnx", "onnxruntime", "keras", "h5py", "sklearn", "matplotlib"),
 }
 
 

@@ -175,6 +175,8 @@ OURS = sources(
     "tests/**/*.py",
     "tests/c/*",
     "benchmarks/*.py",
+    "docs/*.py",
+    "examples/*.py",
 )
 
 

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: MIT
+"""From PyTorch's tensors to the kernels and back: a stack of recurrent layers as one function of autograd.
+
+T times, B batch, N rows of all times, I input size, H hidden size, P size of h, L layers, D directions.
+Direction d of layer l is number k = l*D + d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.dlpack import to_dlpack
+
+from . import _check, _torch_plain, config
+from ._records import Call, Grads, Ragged, Tape
+
+tracing = torch._C._get_tracing_state  # looked up once: these are asked in every call
+autocast = torch._C._is_any_autocast_enabled
+dispatch_modes = torch._C._len_torch_dispatch_stack
+function_modes = torch._C._len_torch_function_stack
+transform = torch._C._functorch.peek_interpreter_stack
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
+
+EXACT = frozenset({Tensor, torch.nn.Parameter})  # a subclass may mean anything
+FLOATS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+# -- tensors as arrays -----------------------------------------------------------------------------------------------
+
+
+class Lent:
+    """A tensor's memory for NumPy to read. Unlike ``Tensor.numpy``, it leaves the storage as it is: resizable."""
+
+    __slots__ = ("capsule",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.capsule = to_dlpack(tensor)
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # the CPU
+
+
+def lend(tensor: Tensor) -> np.ndarray:
+    """A read-only array on a tensor's memory, which it keeps alive."""
+    return np.from_dlpack(Lent(tensor))
+
+
+def is_plain(tensor: Any, dtype: torch.dtype) -> bool:
+    """Whether a tensor is just numbers in this process' memory."""
+    if type(tensor) not in EXACT or not tensor.is_cpu or tensor.dtype is not dtype:
+        return False
+    try:
+        at = tensor.data_ptr()  # 0 of a tensor without elements, of zeros that nobody wrote, of a storage given up
+    except RuntimeError:  # it wraps others, or is sparse
+        return False
+    return at != 0 and tensor.layout is torch.strided and not tensor.is_neg()
+
+
+def is_usual() -> bool:
+    """Whether operations do what they say: nobody traces, transforms or watches them."""
+    return not (tracing() or autocast() or dispatch_modes() or function_modes() or is_transformed())
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is at work."""
+    return transform() is not None or forward_ad._current_level >= 0
+
+
+# -- what a pass is of -----------------------------------------------------------------------------------------------
+
+PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # in PyTorch's order
+NAMES = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")  # and in a Call
+
+
+@dataclass(slots=True)
+class Spec:
+    """What a module is, but for its weights and dropout."""
+
+    cell: str
+    variant: str
+    H: int
+    P: int
+    D: int
+    parts: tuple[str, ...]  # of each k's weights
+
+    def by_k(self, weights: Sequence[Any]) -> list[tuple]:
+        """The weights of every k in the order of PARTS, None where there is none."""
+        n = len(self.parts)
+        where = [self.parts.index(part) if part in self.parts else None for part in PARTS]
+        return [tuple(None if i is None else weights[first + i] for i in where) for first in range(0, len(weights), n)]
+
+    def call(self, x: np.ndarray, weights: tuple, h0: Any, c0: Any, ragged: Ragged | None, reverse: bool) -> Call:
+        """One layer in one direction."""
+        (T, B, I), (w_ih, w_hh, b_ih, b_hh, w_hr) = x.shape, weights
+        H, P = self.H, self.P
+        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+
+
+class Weights:
+    """A module's weights as arrays on their memory, and all else that seldom changes."""
+
+    def __init__(self, tensors: Sequence[Tensor], spec: Spec) -> None:
+        self.spec, self.dtype = spec, tensors[0].dtype
+        self.marks = [(tensor.data_ptr(), tensor.shape) for tensor in tensors]
+        self.by_k = spec.by_k([lend(tensor) for tensor in tensors])
+        w_ih = self.by_k[0][0]
+        self.call = spec.call(np.empty((0, 0, w_ih.shape[1]), w_ih.dtype), self.by_k[0], None, None, None, False)
+
+    def are(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these tensors are on the arrays' memory, in the same places."""
+        dtype = self.dtype
+        for tensor, (at, shape) in zip(tensors, self.marks, strict=True):
+            if (
+                type(tensor) not in EXACT
+                or tensor.data_ptr() != at
+                or tensor.shape != shape
+                or tensor.dtype is not dtype
+                or not tensor.is_contiguous()
+            ):
+                return False
+        return True
+
+
+class Layout:
+    """How a caller lays sequences out: (T, B, ·), (B, T, ·) with batch_first, or (T, ·) unbatched."""
+
+    ragged: Ragged | None = None
+
+    def __init__(self, batched: bool, batch_first: bool) -> None:
+        self.batched, self.batch_first = batched, batch_first and batched
+
+    def inward(self, array: np.ndarray) -> np.ndarray:
+        """Time-major."""
+        if not self.batched:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def outward(self, array: np.ndarray) -> np.ndarray:
+        """The reverse."""
+        if not self.batched:
+            return array[:, 0]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def sizes(self, x: Tensor) -> list[int]:
+        """How many rows each time has."""
+        T, B = (x.shape[0], 1) if x.dim() == 2 else (x.shape[self.batch_first], x.shape[not self.batch_first])
+        return [B] * T
+
+    def in_rows(self, x: Tensor) -> Tensor:
+        """(N, ·), time by time."""
+        return (x.transpose(0, 1) if self.batch_first else x).flatten(0, -2)
+
+    def out_of_rows(self, rows: Tensor, T: int) -> Tensor:
+        """The reverse."""
+        if not self.batched:
+            return rows
+        out = rows.unflatten(0, (T, -1))
+        return out.transpose(0, 1) if self.batch_first else out
+
+
+class Packed(Layout):
+    """The rows of a ``PackedSequence``, (N, ·): of each time those at work, the longest sequences first."""
+
+    @classmethod
+    def of(cls, sizes: Tensor, N: int) -> Packed | None:
+        """From ``batch_sizes``, if they are those of N rows."""
+        if not is_plain(sizes, torch.int64):
+            return None
+        counts = lend(sizes)
+        fits = counts.ndim == 1 and counts[-1] > 0 and (counts[1:] <= counts[:-1]).all() and counts.sum() == N
+        return cls(counts) if fits else None
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        super().__init__(batched=True, batch_first=False)
+        self.T, self.B = len(sizes), int(sizes[0])
+        self.at_work = sizes.tolist()
+        mask = np.arange(self.B) < sizes[:, None]
+        self.index = np.flatnonzero(mask)  # of the rows in a padded (T*B, ·)
+        lengths = mask.sum(0)
+        self.ragged = None if lengths[-1] == self.T else Ragged.of(lengths, self.T)
+
+    def inward(self, array: np.ndarray) -> np.ndarray:
+        """(T, B, ·), with 0 past the lengths."""
+        if self.ragged is not None:
+            rows, array = array, np.zeros((self.T * self.B, array.shape[1]), array.dtype)
+            array[self.index] = rows
+        return array.reshape(self.T, self.B, -1)
+
+    def outward(self, array: np.ndarray) -> np.ndarray:
+        """The reverse."""
+        rows = array.reshape(self.T * self.B, -1)
+        return rows if self.ragged is None else rows[self.index]
+
+    def sizes(self, x: Tensor) -> list[int]:
+        """How many rows each time has."""
+        return self.at_work
+
+    def in_rows(self, x: Tensor) -> Tensor:
+        """They are."""
+        return x
+
+    def out_of_rows(self, rows: Tensor, T: int) -> Tensor:
+        """They stay."""
+        return rows
+
+
+# -- a pass and its way back -----------------------------------------------------------------------------------------
+
+
+class Pass:
+    """One run of the kernels over a stack: forward, and, if it keeps a tape, back as often as wanted."""
+
+    __slots__ = ("at", "dropout", "layout", "noise", "spec", "taped", "tapes", "weights", "x")
+
+    def __init__(self, weights: Weights, layout: Layout, dropout: float, taped: bool) -> None:
+        self.spec, self.weights, self.layout = weights.spec, weights, layout
+        self.dropout, self.taped = dropout, taped  # dropout: between layers, 0 outside of training
+        self.tapes: list[Tape] = []  # by k
+        self.noise: list[Tensor] = []  # dropout's factors after layers 0..L-2, in rows (N, D*P)
+
+    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> list:
+        """The outputs and final states as the caller lays them out."""
+        self.x, self.at = x, x.data_ptr()  # what the tape reads, and where
+        spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
+        ragged = layout.ragged
+        array = _check.rows(layout.inward(lend(x)))
+        h_0, c_0 = self._states(h0), self._states(c0)
+        last, ends = len(by_k) // spec.D - 1, []
+        for l in range(last + 1):
+            out = self._room(array, l == last)
+            for k, half in self._halves(l, out):
+                h, c = None if h_0 is None else h_0[k], None if c_0 is None else c_0[k]
+                call = spec.call(array, by_k[k], h, c, ragged, k % spec.D == 1)
+                _, h, c, saved = backend.forward(call, self.taped, half)
+                ends.append((h, c))
+                if self.taped:
+                    self.tapes.append(Tape(call, half, saved, backend))
+            array = out if l == last or not self.dropout else out * self._noise(out)
+        shown = layout.outward(out)
+        if self.taped and ragged is None:  # the caller may change what is given out
+            shown = shown.copy(order="K")
+        h, c = self._joined(ends)
+        return [shown, h] if c is None else [shown, h, c]
+
+    def backward(self, weights: Weights, grad_out: Tensor | None, grad_h: Tensor | None, grad_c: Any = None) -> list:
+        """Gradients of x, h0, c0 and the weights in PyTorch's order; None stands for zeros that come in."""
+        layout, tapes = self.layout, self.tapes
+        grad: Any = None if grad_out is None else _check.rows(layout.inward(lend(grad_out)))
+        dh, dc = self._states(grad_h), self._states(grad_c)
+        found: list[Grads] = [None] * len(tapes)  # type: ignore[list-item]
+        for l in reversed(range(len(tapes) // self.spec.D)):
+            for k, half in self._halves(l, grad):
+                tape = tapes[k]
+                if weights is not self.weights:
+                    tape = replace(tape, call=replace(tape.call, **dict(zip(NAMES, weights.by_k[k], strict=True))))
+                dh_k, dc_k = None if dh is None else dh[k], None if dc is None else dc[k]
+                found[k] = tape.backend.backward(tape, half, dh_k, dc_k)
+            grad = found[k].x if self.spec.D == 1 else found[k - 1].x + found[k].x
+            if l and self.noise:
+                grad = grad * self._spread(l, grad)
+        h, c = self._joined([(grads.h0, grads.c0) for grads in found])
+        parts = [getattr(grads, name) for grads in found for name in NAMES]
+        return [layout.outward(grad), h, c, *(part for part in parts if part is not None)]
+
+    def _states(self, states: Tensor | None) -> np.ndarray | None:
+        """(L*D, B, ·)."""
+        if states is None:
+            return None
+        array = lend(states)
+        return array if self.layout.batched else array[:, None]
+
+    def _joined(self, ends: Sequence[tuple]) -> Iterator[Any]:
+        """The states (h, c) of all k as one h and one c, laid out as the caller's."""
+        for parts in zip(*ends, strict=True):
+            array = None if parts[0] is None else parts[0][None] if len(parts) == 1 else np.stack(parts)
+            yield array if array is None or self.layout.batched else array[:, 0]
+
+    def _room(self, x: np.ndarray, last: bool) -> np.ndarray:
+        """A new array (T, B, D*P); what the caller will see of it is C-contiguous."""
+        T, B, width = *x.shape[:2], self.spec.D * self.spec.P
+        if last and self.layout.batch_first:
+            return np.empty((B, T, width), x.dtype).swapaxes(0, 1)
+        return np.empty((T, B, width), x.dtype)
+
+    def _halves(self, l: int, array: np.ndarray | None) -> list[tuple[int, Any]]:
+        """Layer l's directions k, each with its columns of an array (T, B, D*P) or with None."""
+        if self.spec.D == 1:
+            return [(l, array)]
+        P = self.spec.P
+        return [(2 * l + d, None if array is None else array[:, :, d * P : (d + 1) * P]) for d in (0, 1)]
+
+    def _noise(self, out: np.ndarray) -> np.ndarray:
+        """What dropout multiplies a layer's outputs by: drawn as torch.nn draws it, from the same generator."""
+        p, (T, B, width) = self.dropout, out.shape
+        N = len(self.layout.index) if isinstance(self.layout, Packed) else T * B
+        noise = torch.zeros(N, width, dtype=self.weights.dtype)
+        self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
+        return self._spread(len(self.noise), out)
+
+    def _spread(self, l: int, like: np.ndarray) -> np.ndarray:
+        """The noise before layer l, (T, B, ·)."""
+        noise = self.noise[l - 1].numpy()
+        return self.layout.inward(noise) if isinstance(self.layout, Packed) else noise.reshape(like.shape)
+
+    def _drop(self, l: int, rows: Tensor) -> Tensor:
+        """The outputs of layer l after dropout."""
+        return rows * self.noise[l] if self.noise else rows
+
+    def replay(self, saved: Sequence[Tensor | None], needed: Sequence[bool], grads: Sequence[Tensor | None]) -> list:
+        """What ``backward`` gives, by PyTorch's own operations: to be differentiated again, or of batches of grads."""
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            inputs = [None if part is None else part.view_as(part) for part in saved]  # a tensor may be there twice
+            results = plain_pass(self.spec, self.layout, inputs, self._drop)
+            given = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
+            wanted = [part for part, need in zip(inputs, needed, strict=True) if need]
+            outs, grads = zip(*given, strict=True)
+            found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=again, allow_unused=True))
+        return [next(found) if need else None for need in needed]
+
+
+def plain_pass(
+    spec: Spec, layout: Layout, tensors: Sequence[Any], drop: Callable[[int, Tensor], Tensor]
+) -> tuple[Tensor, ...]:
+    """A pass in PyTorch's elementary operations; ``tensors`` are x, h0, c0 and the weights."""
+    x, h0, c0, *weights = tensors
+    sizes, by_k = layout.sizes(x), spec.by_k(weights)
+    if not layout.batched:
+        h0, c0 = (None if part is None else part.unsqueeze(1) for part in (h0, c0))
+    h0 = x.new_zeros(len(by_k), sizes[0], spec.P) if h0 is None else h0
+    c0 = x.new_zeros(len(by_k), sizes[0], spec.H) if c0 is None and spec.cell == "lstm" else c0
+    rows, *states = _torch_plain.stack(spec.cell, spec.variant, layout.in_rows(x), sizes, h0, c0, by_k, spec.D, drop)
+    out = layout.out_of_rows(rows, len(sizes))
+    return out, *(part if layout.batched else part.squeeze(1) for part in states)
+
+
+class Recurrence(torch.autograd.Function):
+    """A stack with a tape: (pass, x, h0, c0, *weights) -> (out, h_n) or, of an LSTM, (out, h_n, c_n)."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Pass, x: Tensor, h0: Any, c0: Any, *weights: Tensor) -> tuple[Tensor, ...]:
+        """The kernels' forward pass."""
+        ctx.run = run
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, h0, c0, *weights)
+        return tuple(map(torch.from_numpy, run.forward(x, h0, c0)))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        """Backpropagation through time; what is not needed is None."""
+        saved = ctx.saved_tensors  # says so if one of them was changed in place, or all are gone
+        run, (_, *needed) = ctx.run, ctx.needs_input_grad
+        if not keeps_graph():
+            ctx.run = None
+        weights, tensors = run.weights, saved[3:]
+        odd = torch.is_grad_enabled() or is_transformed() or run.x.data_ptr() != run.at
+        for grad in grads:
+            odd = odd or not (grad is None or is_plain(grad, weights.dtype))
+        if not odd and not weights.are(tensors):
+            odd = not all(is_plain(tensor, weights.dtype) and tensor.is_contiguous() for tensor in tensors)
+            weights = run.weights if odd else Weights(tensors, run.spec)
+        if odd:
+            return None, *run.replay(saved, needed, grads)
+        from_numpy, found = torch.from_numpy, run.backward(weights, *grads)
+        return None, *[from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)]
+
+
+# What Function.apply adds is for the transforms of torch.func, which never come here.
+recurrence = super(torch.autograd.Function, Recurrence).apply
