@@ -261,6 +261,7 @@ def test_the_usual_ones_run_on_the_kernels(op, layout, more, peepholes, monkeypa
         assert len(run(op, fed, attributes | more | {"layout": layout})) == len(OUTPUTS[op])
 
 
+@pytest.mark.usefixtures("compiled")
 @each_op
 @each_direction
 @each_dtype
