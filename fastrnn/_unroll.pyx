@@ -354,9 +354,10 @@ cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t
     j.I, j.H, j.P, j.G, j.step, j.extra = call.I, call.H, call.P, G, step, extra
     j.tape_width = tape_parts * j.H
     j.variant = call.variant in ("relu", "reset_before")
-    if call.clip is not None:
-        j.clip = call.clip
-    elif call.peephole is not None or call.variant == "reset_before":
+    clip = call.clip
+    if clip is not None:
+        j.clip = clip
+    elif G == 3 and j.variant or G == 4 and call.peephole is not None:
         j.clip = INFINITY
     return w
 

@@ -16,7 +16,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from .. import _check
 from .._records import GATES, Ragged
 from .cells import run
-from .nodes import HALVES, WEIGHTS, Node, directions, floats, is_recurrent, operator, opset_of, read
+from .nodes import WEIGHTS, Node, directions, floats, is_half, is_recurrent, operator, opset_of, read
 
 
 class Ready:
@@ -49,10 +49,17 @@ class Ready:
             out = Y[:, :, d].swapaxes(0, 1) if node.batch_first else Y[:, d]
             ends.append(run(part, x, ragged, h0[d], c0[d], out))
         h, c = zip(*ends, strict=True)
-        axis = 1 if node.batch_first else 0
-        results = {"Y": Y, "Y_h": np.stack(h, axis)} | ({"Y_c": np.stack(c, axis)} if node.cell == "lstm" else {})
-        kind = np.asarray(given["X"]).dtype if np.asarray(given["X"]).dtype.name in HALVES else x.dtype
+        results = {"Y": Y, "Y_h": joined(node, h)} | ({"Y_c": joined(node, c)} if node.cell == "lstm" else {})
+        kind = np.asarray(given["X"]).dtype
+        kind = kind if is_half(kind) else x.dtype
         return {name: results[formal].astype(kind, copy=False) for formal, name in node.outputs.items()}
+
+
+def joined(node: Node, states: Sequence[np.ndarray]) -> np.ndarray:
+    """The states (B, H) of the directions: (D, B, H), or (B, D, H)."""
+    if len(states) == 1:
+        return states[0][:, None] if node.batch_first else states[0][None]
+    return np.stack(states, 1 if node.batch_first else 0)
 
 
 def sequences(node: Node, value: Any, I: int, like: np.dtype) -> np.ndarray:
