@@ -25,6 +25,7 @@ autocast = torch._C._is_any_autocast_enabled
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
 transform = torch._C._functorch.peek_interpreter_stack
+frames_are_compiled = torch._C._dynamo.eval_frame.get_eval_frame_callback
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # a subclass may mean anything
@@ -357,6 +358,8 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         """Backpropagation through time; what is not needed is None."""
+        if torch.compiler.is_compiling() or frames_are_compiled():  # see Recurrent.forward
+            return torch.compiler.disable(Recurrence.backward)(ctx, *grads)
         saved = ctx.saved_tensors  # says so if one of them was changed in place, or all are gone
         run, (_, *needed) = ctx.run, ctx.needs_input_grad
         if not keeps_graph():

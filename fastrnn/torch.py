@@ -30,6 +30,7 @@ from ._torch_autograd import (
     Pass,
     Spec,
     Weights,
+    frames_are_compiled,
     is_plain,
     is_transformed,
     is_usual,
@@ -66,6 +67,8 @@ class Recurrent(nn.RNNBase):
         """
         if torch.compiler.is_compiling():
             return super().forward(input, hx)
+        if frames_are_compiled():  # between two graphs: what runs here is not to become one
+            return torch.compiler.disable(self.forward)(input, hx)
         found = None
         if is_usual():
             found = self._on_kernels(input, hx)
