@@ -46,7 +46,8 @@ cdef struct BackJob:  # a backward pass
     const void* c0             # (B, H) by rank
     void* dh                   # (B, P) by rank: in grad_h_n, out the gradient of h0
     void* dc                   # (B, H) by rank
-    const void* w_ih           # packed for dz W_ih
+    const void* w_ih           # as it was given: packed panel by panel, when its turn comes
+    Py_ssize_t first           # row of W_ih that dz begins with
     const void* w_hh           # packed for dz W_hh
     const void* w_hn
     const void* w_hr

@@ -4,7 +4,18 @@
 _rows.pxd says what ranks and packed rows are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps of a chunk.
 """
 
-from fastrnn._kernels cimport Memory, add_rows, address, barrier, gemm, lanes, outer, real, run as run_shared
+from fastrnn._kernels cimport (
+    Memory,
+    add_rows,
+    address,
+    barrier,
+    gemm,
+    lanes,
+    outer,
+    pack_columns,
+    real,
+    run as run_shared,
+)
 from fastrnn._rows cimport (
     View,
     add_gathered,
@@ -22,8 +33,6 @@ from libc.string cimport memcpy, memset
 from numpy import empty, empty_like
 
 from fastrnn._records import Grads
-
-WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 cdef Py_ssize_t BACK_ROWS = 256  # of a chunk: deep enough for the sums of the weight gradients to pay
 
@@ -97,15 +106,27 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
     add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
 
 
+cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* panel) noexcept nogil:
+    """dx (M, I) = dz W_ih, packing W_ih as it goes, a panel at a time: whole it would be as large as its gradient."""
+    cdef Py_ssize_t K = j.G * j.H, last = K - j.first, width = 4 * lanes(sizeof(real)), n = 0, cols
+    cdef const real* w = <const real*>j.w_ih
+    while n < j.I:
+        cols = min(width, j.I - n)
+        pack_columns(last, cols, 0, w + j.first * j.I + n, j.I, panel, K, 0)
+        pack_columns(j.first, cols, 0, w + n, j.I, panel, K, last)
+        gemm(M, cols, K, dz, j.width, panel, <const real*>NULL, 0, dx + n, j.I)
+        n += width
+
+
 cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
                           real* work) noexcept nogil:
     """This part's share of dx = dz W_ih for one chunk: a run of packed rows."""
     cdef Py_ssize_t first = before(&j.q, s0), K = before(&j.q, s1) - first, s = s0
     cdef Py_ssize_t k0 = K * part // parts, k1 = K * (part + 1) // parts, k
     cdef bint in_place = consecutive(&j.dx, &j.q, j.I, j.q.B)
+    cdef real* panel = work + (K * j.I if not in_place else 0)
     cdef real* to = <real*>j.dx.data + (first + k0) * j.I if in_place else work
-    gemm(k1 - k0, j.I, j.G * j.H, <const real*>j.dz + k0 * j.width, j.width, <const real*>j.w_ih, <const real*>NULL, 0,
-         to, j.I)
+    times_w_ih(j, k1 - k0, <const real*>j.dz + k0 * j.width, to, panel)
     if in_place:
         return
     for k in range(k0, k1):
@@ -139,12 +160,13 @@ cdef void backward_task(void* job, int part, int parts) noexcept nogil:
         backward_part(j, part, parts, <float*>j.work + part * j.work_each)
 
 
-cdef new_weights(object call, object into):
-    """Arrays for the gradients of the weights, None where there is none: those of `into` or new ones."""
-    if into is not None:
-        return {name: getattr(into, name) for name in WEIGHTS}
-    given = {name: getattr(call, name) for name in WEIGHTS}
-    return {name: None if w is None else empty_like(w) for name, w in given.items()}
+cdef tuple weights_of(object it):
+    return it.w_ih, it.w_hh, it.b_ih, it.b_hh, it.w_hr
+
+
+cdef tuple new_weights(object call):
+    """Arrays for the gradients of the weights, None where there is none."""
+    return tuple([None if w is None else empty_like(w) for w in weights_of(call)])
 
 
 cdef class Backward:
@@ -164,9 +186,11 @@ cdef class Backward:
         ragged, dtype = call.ragged, call.dtype
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
-        self.grads = Grads(x, h0=dh, c0=dc, **new_weights(call, into))
+        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call) if into is None else weights_of(into)
+        self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
         j.x, j.out, j.dx, j.grad_out = view_of(call.x), view_of(tape.out), view_of(x, True), view_of(grad_out)
         j.tape = (<Memory>saved).at
+        j.w_ih = address(call.w_ih)
         j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)
         j.steps = max(BACK_ROWS // max(j.q.B, 1), 1)
         j.x_rows, j.h_rows = self.block(self.chunk_rows() * j.I), self.block(self.chunk_rows() * j.P)
@@ -193,14 +217,15 @@ cdef class Backward:
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
         cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
+        cdef Py_ssize_t panel = 4 * lanes(self.itemsize)
         cdef int parts = parts_for(j.q.B, flops)
         if j.w_hr == NULL and j.w_hn == NULL and parts == 1:
-            parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 4 * lanes(self.itemsize))
+            parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, panel)
             j.by_units = parts > 1
         if j.q.R == 0:
             return
         j.back = back
-        j.work_each = self.chunk_rows() * max(4 * lanes(self.itemsize), j.I) + j.q.B * j.H
+        j.work_each = panel * max(self.chunk_rows(), j.G * j.H) + self.chunk_rows() * j.I + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)
         with nogil:
             run_shared(backward_task, j, parts)

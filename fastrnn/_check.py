@@ -37,7 +37,9 @@ def text(value: Any) -> str:
 
 
 def flag(name: str, value: Any) -> bool:
-    if isinstance(value, (bool, np.bool_)):
+    if value is True or value is False:  # as most come
+        return value
+    if isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(f"{name}: needs True or False, got {text(value)}")
 

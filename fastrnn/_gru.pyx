@@ -10,8 +10,6 @@ _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives
 
 from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
-    Memory,
-    address,
     barrier,
     gemm,
     gru_back,
@@ -20,10 +18,8 @@ from fastrnn._kernels cimport (
     gru_reset,
     gru_reset_back,
     gru_step,
-    pack_columns,
     packed_columns,
     packed_gates,
-    padded,
     real,
     summed,
 )
@@ -97,30 +93,15 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
         back_of(j, a, <float*>a.dz)
 
 
-cdef Memory packed_w_ih(object w, Py_ssize_t H, Py_ssize_t I):
-    """W_ih for dz W_ih: its rows r z n taken as n r z."""
-    cdef Py_ssize_t size = w.itemsize
-    cdef Memory to = Memory(3 * H * padded(I, size) * size)
-    cdef char* at = <char*>address(w)
-    if size == 4:
-        pack_columns(H, I, 0, <const float*>at + 2 * H * I, I, <float*>to.at, 3 * H, 0)
-        pack_columns(2 * H, I, 0, <const float*>at, I, <float*>to.at, 3 * H, H)
-    else:
-        pack_columns(H, I, 0, <const double*>at + 2 * H * I, I, <double*>to.at, 3 * H, 0)
-        pack_columns(2 * H, I, 0, <const double*>at, I, <double*>to.at, 3 * H, H)
-    return to
-
-
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     call = tape.call
-    cdef Py_ssize_t I = call.I, H = call.H, size = call.dtype.itemsize
+    cdef Py_ssize_t H = call.H, size = call.dtype.itemsize
     cdef bint before_product = call.variant == "reset_before"
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, (3 if before_product else 4) * H)
     cdef BackJob* j = &b.j
     cdef char* dz_r = <char*>j.dz + H * size
-    w_ih = packed_w_ih(call.w_ih, H, I)
     w_hh = packed_columns(call.w_hh, (2 if before_product else 3) * H, H, False)
-    j.w_ih, j.w_hh = w_ih.at, w_hh.at
+    j.w_hh, j.first = w_hh.at, 2 * H  # dz is n r z, W_ih r z n
     b.product(dz_r, j.width, 2 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.width, H, j.x_rows, b.grads.w_ih, 2 * H)
     if before_product:

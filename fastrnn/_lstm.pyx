@@ -85,11 +85,11 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
 
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     call = tape.call
-    cdef Py_ssize_t I = call.I, H = call.H, P = call.P
+    cdef Py_ssize_t H = call.H, P = call.P
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, 4 * H)
     cdef BackJob* j = &b.j
-    w_ih, w_hh = packed_columns(call.w_ih, 4 * H, I, False), packed_columns(call.w_hh, 4 * H, P, False)
-    j.w_ih, j.w_hh = w_ih.at, w_hh.at
+    w_hh = packed_columns(call.w_hh, 4 * H, P, False)
+    j.w_hh = w_hh.at
     b.product(j.dz, 4 * H, 4 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, 4 * H, 4 * H, j.h_rows, b.grads.w_hh, 0)
     if call.w_hr is not None:

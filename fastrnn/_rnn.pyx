@@ -58,11 +58,11 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
 
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     call = tape.call
-    cdef Py_ssize_t I = call.I, H = call.H
+    cdef Py_ssize_t H = call.H
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, H)
     cdef BackJob* j = &b.j
-    w_ih, w_hh = packed_columns(call.w_ih, H, I, False), packed_columns(call.w_hh, H, H, False)
-    j.w_ih, j.w_hh = w_ih.at, w_hh.at
+    w_hh = packed_columns(call.w_hh, H, H, False)
+    j.w_hh = w_hh.at
     b.product(j.dz, H, H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, H, H, j.h_rows, b.grads.w_hh, 0)
     b.run(back)

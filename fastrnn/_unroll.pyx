@@ -25,9 +25,10 @@ from numpy import empty, empty_like, zeros
 
 cdef int threads = 1
 
-# Bytes of the hoisted projection and the rows it reads between two turns of the time loop: half of an L2 cache.
-cdef Py_ssize_t CHUNK_BYTES = 512 * 1024
-cdef Py_ssize_t CHUNK_ROWS = 24    # fewest rows for which a panel of W_ih is worth reading
+# Bytes of the hoisted projection and the rows it reads between two turns of the time loop: little of an L2 cache, which
+# has the weights and the caller's arrays to hold as well.
+cdef Py_ssize_t CHUNK_BYTES = 128 * 1024
+cdef Py_ssize_t CHUNK_ROWS = 32    # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it brings
 cdef Py_ssize_t SHARED_WEIGHTS = 60000  # that a step reads: below, threads would wait for each other more than work
 

@@ -18,11 +18,11 @@ import numpy as np
 from . import _check, config
 from ._records import Call, Grads, LayerGrads, LayerTape, Ragged, Tape
 from .frozen import Frozen
-from .parameters import FIXED, INITS, Shapes, Views, layout
+from .parameters import FIXED, INITS, Shapes, Views, cells, layout, places
 from .streams import Stream
 
 NOTHING = np.empty(0)
-BOUND = {"_params", "_weights", "_calls"}  # what follows from the flat array: views into it
+BOUND = {"_places", "_cells", "_params", "_weights", "_calls"}  # what follows from the sizes and the flat array
 
 
 def stacked(parts: tuple[np.ndarray, ...], batched: bool) -> np.ndarray:
@@ -116,19 +116,12 @@ class Layer:
             self.proj_size,
         )
 
-    def _views(self, flat: np.ndarray) -> Views:
-        return Views(flat, self._layout(self.num_layers))
-
-    def _weights_of(self, params: Views) -> list[tuple]:
-        """(w_ih, w_hh, b_ih, b_hh, w_hr) of every layer and direction, None where there is none."""
-        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        ends = [f"_l{l}{end}" for l in range(self.num_layers) for end in ("", "_reverse")[: self.num_directions]]
-        return [tuple(params.get(part + end) for part in parts) for end in ends]
-
     def _bind(self, flat: np.ndarray) -> None:
         self._flat = flat
-        self._params = self._views(flat)
-        self._weights = self._weights_of(self._params)
+        self._places = places(self._layout(self.num_layers))
+        self._cells = cells(self.num_layers, self.bidirectional)
+        self._params = Views(flat, self._places)
+        self._weights = self._params.of(self._cells)
         nothing = [np.empty((0, 0, w_ih.shape[1]), flat.dtype) for w_ih, *_ in self._weights]
         self._calls = [self._call_of(k, x) for k, x in enumerate(nothing)]
 
@@ -332,8 +325,8 @@ class Layer:
         batched = len(tape.shape) == 3
         grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
         dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B)
-        params = self._views(flat := np.empty_like(self._flat))
-        weights = self._weights_of(params)
+        params = Views(flat := np.empty_like(self._flat), self._places)
+        weights = params.of(self._cells)
         ends: list[tuple] = [()] * len(weights)
         for l in reversed(range(self.num_layers)):
             dx = []

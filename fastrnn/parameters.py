@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .layers import Layer
 
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
+Places = list[tuple[str, slice, tuple[int, ...]]]
 FIXED = {"cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "dtype"}
 FIXED |= {"nonlinearity", "reset_after"}  # what a layer's parameters, and how kernels read them, follow from
 
@@ -41,14 +42,31 @@ def layout(
                 yield f"weight_hr_l{l}{end}", (P, hidden_size)
 
 
+def places(shapes: Shapes) -> Places:
+    """Name, place in the flat array and shape of each parameter."""
+    found, stop = [], 0
+    for name, shape in shapes:
+        start, stop = stop, stop + math.prod(shape)
+        found.append((name, slice(start, stop), shape))
+    return found
+
+
+def cells(num_layers: int, bidirectional: bool) -> list[tuple[str, ...]]:
+    """The names of W_ih, W_hh, b_ih, b_hh and W_hr of every layer and direction, whether it has them all or not."""
+    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    ends = [f"_l{l}{end}" for l in range(num_layers) for end in ("", "_reverse")[: 1 + bidirectional]]
+    return [tuple(part + end for part in parts) for end in ends]
+
+
 class Views(Mapping[str, np.ndarray]):
     """Names of views into one flat array. Assigning to a name writes the values into that array."""
 
-    def __init__(self, flat: np.ndarray, shapes: Shapes) -> None:
-        self._views, stop = {}, 0
-        for name, shape in shapes:
-            start, stop = stop, stop + math.prod(shape)
-            self._views[name] = flat[start:stop].reshape(shape)
+    def __init__(self, flat: np.ndarray, places: Places) -> None:
+        self._views = {name: flat[place].reshape(shape) for name, place, shape in places}
+
+    def of(self, cells: list[tuple[str, ...]]) -> list[tuple]:
+        """The views with these names, None where there is none."""
+        return [tuple(map(self._views.get, names)) for names in cells]
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._views[name]

@@ -20,7 +20,7 @@ from trials import backward, call_of, each_cell, each_direction, each_dtype, for
 from fastrnn import _kernels, native
 from fastrnn._records import GATES
 
-CHUNK_BYTES = 512 * 1024  # of the hoisted projection, see _unroll.pyx
+CHUNK_BYTES = 128 * 1024  # of the hoisted projection, see _unroll.pyx
 KEPT_BYTES = 64 * 2**20  # of workspaces kept for later calls, see _kernels.pyx
 TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q
 
