@@ -106,7 +106,12 @@ TARGETS = (
 def case_rows(results: Sequence[Result]) -> list[list[str]]:
     """Each case: both times, their ratio."""
     return [
-        [str(r.entry), str(r.threads), *map(shown, r.seconds), ratio_shown(r.ratio) + (" ~" if r.spread > NOISY else "")]
+        [
+            str(r.entry),
+            str(r.threads),
+            *map(shown, r.seconds),
+            ratio_shown(r.ratio) + (" ~" if r.spread > NOISY else ""),
+        ]
         for r in results
     ]
 

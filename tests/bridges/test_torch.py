@@ -39,12 +39,13 @@ from torch_cases import (
     options_of,
     packed,
     quiet,
-    ways,  # noqa: F401 (a fixture)
+    watched_ways,
 )
 
 import fastrnn.torch
 
 pytestmark = quiet
+ways = pytest.fixture(watched_ways)
 
 RECURRENT = {info.module_cls.__name__: info for info in module_db if info.module_cls in (nn.RNN, nn.GRU, nn.LSTM)}
 OURS = {"RNN": fastrnn.torch.RNN, "GRU": fastrnn.torch.GRU, "LSTM": fastrnn.torch.LSTM}
@@ -68,7 +69,7 @@ def agree(theirs, ours, example, dtype):
 @each_dtype
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", OURS)
-def test_on_the_inputs_of_pytorch(name, training, dtype, ways):  # noqa: F811
+def test_on_the_inputs_of_pytorch(name, training, dtype, ways):
     info = RECURRENT[name]
     make = [info.module_inputs_func]
     if name != "LSTM":
@@ -125,7 +126,7 @@ def state(*shape):
 )
 def test_errors_of_a_call_are_those_of_pytorch(cell, arguments):
     theirs, ours = modules(cell)
-    with pytest.raises(Exception) as wanted:  # noqa: PT011
+    with pytest.raises(Exception) as wanted:
         theirs(*arguments)
     with pytest.raises(type(wanted.value)) as found:
         ours(*arguments)
@@ -139,7 +140,7 @@ def test_errors_of_a_call_are_those_of_pytorch(cell, arguments):
 @each_layout
 @each_stack
 @each_cell
-def test_results_and_gradients_are_those_of_pytorch(cell, stack, layout, dtype, ways):  # noqa: F811
+def test_results_and_gradients_are_those_of_pytorch(cell, stack, layout, dtype, ways):
     theirs, ours = modules(cell, dtype=dtype, **STACKS[stack], **options_of(layout))
     x, states = inputs(theirs, layout)
     for given in (None, states):
@@ -154,7 +155,7 @@ def test_results_and_gradients_are_those_of_pytorch(cell, stack, layout, dtype, 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 5), (7, 1, 5), (7, 3, 1), (40, 17, 33)], ids=str)
 @each_cell
-def test_every_size(cell, shape, ways):  # noqa: F811
+def test_every_size(cell, shape, ways):
     T, B, H = shape
     if cell == "projected" and H < 4:
         H += 3
@@ -201,7 +202,7 @@ def test_rows_that_are_no_packed_sequence():
 
 
 @each_cell
-def test_strides_of_all_kinds(cell, ways):  # noqa: F811
+def test_strides_of_all_kinds(cell, ways):
     theirs, ours = modules(cell, bidirectional=True, batch_first=True)
     rows = torch.randn(B, T, 2 * I)
     for x in (
@@ -389,7 +390,7 @@ def test_the_tape_goes_before_the_graph():
 
 
 @each_cell
-def test_weights_are_never_stale(cell, ways):  # noqa: F811
+def test_weights_are_never_stale(cell, ways):
     """However they are written to, moved or replaced, with and without autograd's knowledge."""
     theirs, ours = modules(cell, hidden_size=8)
 

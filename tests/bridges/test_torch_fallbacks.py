@@ -28,7 +28,7 @@ from torch_cases import (
     inputs,
     modules,
     quiet,
-    ways,  # noqa: F401 (a fixture)
+    watched_ways,
 )
 
 pytestmark = [
@@ -36,9 +36,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is not supported in Python 3.14"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),  # the compiler's
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+    ),  # the compiler's
     pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned during export:UserWarning"),
 ]
+ways = pytest.fixture(watched_ways)
 BOTH = {"num_layers": 2, "bidirectional": True}
 
 
@@ -62,7 +65,7 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @each_cell
-def test_half_precision(cell, dtype, ways):  # noqa: F811
+def test_half_precision(cell, dtype, ways):
     theirs, ours = (module.to(dtype) for module in modules(cell, **BOTH))
     x = example().to(dtype)
     torch.testing.assert_close(flat(ours(x)), flat(theirs(x)))
@@ -70,7 +73,7 @@ def test_half_precision(cell, dtype, ways):  # noqa: F811
 
 
 @each_cell
-def test_autocast(cell, ways):  # noqa: F811
+def test_autocast(cell, ways):
     theirs, ours = modules(cell)
     with torch.autocast("cpu"):
         found, wanted = flat(ours(example())), flat(theirs(example()))
@@ -82,7 +85,7 @@ def test_autocast(cell, ways):  # noqa: F811
 
 
 @each_cell
-def test_tensors_without_numbers(cell, ways):  # noqa: F811
+def test_tensors_without_numbers(cell, ways):
     _, ours = modules(cell, **BOTH)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
         assert ours(torch.randn(T, B, I))[0].shape[:2] == (T, B)
@@ -96,7 +99,7 @@ class Watched(torch.Tensor):
 
 
 @each_cell
-def test_subclasses_of_tensors(cell, ways):  # noqa: F811
+def test_subclasses_of_tensors(cell, ways):
     theirs, ours = modules(cell)
     x = example().as_subclass(Watched)
     assert type(ours(x)[0]) is type(theirs(x)[0]) is Watched
@@ -109,7 +112,7 @@ class Doubled(nn.Module):
 
 
 @each_cell
-def test_weights_made_from_others(cell, ways):  # noqa: F811
+def test_weights_made_from_others(cell, ways):
     pair = modules(cell, **BOTH)
     for module in pair:
         parametrize.register_parametrization(module, "weight_hh_l0", Doubled())
@@ -132,7 +135,7 @@ def test_weights_of_other_dtypes(cell):
 
 
 @each_cell
-def test_weights_in_other_layouts(cell, ways):  # noqa: F811
+def test_weights_in_other_layouts(cell, ways):
     theirs, ours = modules(cell, dtype=torch.float64)
     for module in (theirs, ours):
         module.weight_ih_l0.data = module.weight_ih_l0.data.t().contiguous().t()
@@ -146,7 +149,7 @@ def test_weights_in_other_layouts(cell, ways):  # noqa: F811
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
-def test_compiled_into_one_graph(cell, backend, ways):  # noqa: F811
+def test_compiled_into_one_graph(cell, backend, ways):
     theirs, ours = modules(cell, **BOTH)
     x = example()
     torch._dynamo.reset()
@@ -162,7 +165,7 @@ def test_compiled_into_one_graph(cell, backend, ways):  # noqa: F811
 
 
 @each_cell
-def test_compiled_around(cell, ways):  # noqa: F811
+def test_compiled_around(cell, ways):
     """By default the compiler does not look into recurrent modules, and they run as they are, backward too."""
     results = []
     for module in modules(cell, **BOTH):
@@ -189,7 +192,7 @@ def test_exported(cell, strict):
 
 
 @each_cell
-def test_traced_and_scripted(cell, ways):  # noqa: F811
+def test_traced_and_scripted(cell, ways):
     theirs, ours = modules(cell, **BOTH)
     model = Model(ours)
     traced, scripted = torch.jit.trace(model, (example(),), check_trace=False), torch.jit.script(model)
@@ -198,7 +201,9 @@ def test_traced_and_scripted(cell, ways):  # noqa: F811
     torch.jit.save(scripted, file)
     file.seek(0)
     for compiled in (traced, scripted, torch.jit.load(file)):
-        assert f"aten::{'rnn' if cell in ('rnn', 'relu') else CELLS[cell][0].__name__.lower()}" in str(compiled.inlined_graph)
+        assert f"aten::{'rnn' if cell in ('rnn', 'relu') else CELLS[cell][0].__name__.lower()}" in str(
+            compiled.inlined_graph
+        )
         assert_close(compiled(example() + 1), Model(theirs)(example() + 1))
 
 
@@ -211,7 +216,7 @@ def test_symbolic_traces_have_it_as_a_leaf(cell):
 
 
 @each_cell
-def test_traced_operation_by_operation(cell, ways):  # noqa: F811
+def test_traced_operation_by_operation(cell, ways):
     theirs, ours = modules(cell, **BOTH)
     with torch.no_grad():
         graph = make_fx(Model(ours))(example())
@@ -223,7 +228,7 @@ def test_traced_operation_by_operation(cell, ways):  # noqa: F811
 
 
 @each_cell
-def test_vmap(cell, ways):  # noqa: F811
+def test_vmap(cell, ways):
     """Over inputs and over weights."""
     theirs, ours = modules(cell, **BOTH)
     xs = torch.randn(3, T, B, I)
@@ -278,7 +283,7 @@ def test_second_order(cell, layout):
     x, states = inputs(theirs, layout)
     found = []
     for module in (theirs, ours):
-        parts, grads = gradients(module, x, states, create_graph=True)
+        _, grads = gradients(module, x, states, create_graph=True)
         penalty = sum(grad.pow(2).sum() for grad in grads)
         found.append([*grads, *torch.autograd.grad(penalty, list(module.parameters()))])
     assert_close(found[1], found[0])
@@ -295,7 +300,7 @@ def test_batches_of_gradients(cell):
 
 
 @each_cell
-def test_functional_call_with_other_weights(cell, ways):  # noqa: F811
+def test_functional_call_with_other_weights(cell, ways):
     """They are the inputs of autograd, on the kernels; the module's own are back afterwards."""
     theirs, ours = modules(cell, **BOTH)
     x, results = example(), []
@@ -319,7 +324,9 @@ def test_checkpoints(cell, reentrant):
         x = example(torch.float64).requires_grad_()
         torch.manual_seed(1)
         out = checkpoint(Model(module), x, use_reentrant=reentrant)
-        results.append((out, *torch.autograd.grad(out.pow(2).sum(), list(module.parameters()))) if not reentrant else ())
+        results.append(
+            (out, *torch.autograd.grad(out.pow(2).sum(), list(module.parameters()))) if not reentrant else ()
+        )
         if reentrant:
             out.pow(2).sum().backward()
             results[-1] = (out, x.grad, *(part.grad for part in module.parameters()))

@@ -16,6 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import fastrnn.torch
 from fastrnn import _torch_autograd
 
+torch.set_num_threads(1)  # a second one would only wait
+
 T, B, I, H = 6, 3, 4, 5
 CELLS = {
     "rnn": (nn.RNN, {}),
@@ -124,8 +126,8 @@ class Ways(list):
         return set(self) == {"torch"}
 
 
-@pytest.fixture
-def ways(monkeypatch):
+def watched_ways(monkeypatch):
+    """A fixture: the ways taken so far."""
     taken, forward, run = Ways(), fastrnn.torch.Recurrent.forward, _torch_autograd.Pass.forward
 
     def watched(self, *arguments):
