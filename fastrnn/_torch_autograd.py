@@ -68,7 +68,14 @@ def is_plain(tensor: Any, dtype: torch.dtype) -> bool:
 
 def is_usual() -> bool:
     """Whether operations do what they say: nobody traces, transforms or watches them."""
-    return not (tracing() or autocast() or dispatch_modes() or function_modes() or is_transformed())
+    return not (
+        tracing()
+        or autocast()
+        or dispatch_modes()
+        or function_modes()
+        or transform() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def is_transformed() -> bool:
@@ -220,16 +227,16 @@ class Packed(Layout):
 class Pass:
     """One run of the kernels over a stack: forward, and, if it keeps a tape, back as often as wanted."""
 
-    __slots__ = ("at", "dropout", "layout", "noise", "spec", "taped", "tapes", "weights", "x")
+    __slots__ = ("at", "dropout", "layout", "noise", "spec", "tapes", "weights", "x")
 
-    def __init__(self, weights: Weights, layout: Layout, dropout: float, taped: bool) -> None:
+    def __init__(self, weights: Weights, layout: Layout, dropout: float) -> None:
         self.spec, self.weights, self.layout = weights.spec, weights, layout
-        self.dropout, self.taped = dropout, taped  # dropout: between layers, 0 outside of training
+        self.dropout = dropout  # between layers, 0 outside of training
         self.tapes: list[Tape] = []  # by k
         self.noise: list[Tensor] = []  # dropout's factors after layers 0..L-2, in rows (N, D*P)
 
-    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> list:
-        """The outputs and final states as the caller lays them out."""
+    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, taped: bool = False) -> list:
+        """The outputs and final states as the caller lays them out; with a tape if there is a way back."""
         self.x, self.at = x, x.data_ptr()  # what the tape reads, and where
         spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
         ragged = layout.ragged
@@ -241,13 +248,13 @@ class Pass:
             for k, half in self._halves(l, out):
                 h, c = None if h_0 is None else h_0[k], None if c_0 is None else c_0[k]
                 call = spec.call(array, by_k[k], h, c, ragged, k % spec.D == 1)
-                _, h, c, saved = backend.forward(call, self.taped, half)
+                _, h, c, saved = backend.forward(call, taped, half)
                 ends.append((h, c))
-                if self.taped:
+                if taped:
                     self.tapes.append(Tape(call, half, saved, backend))
             array = out if l == last or not self.dropout else out * self._noise(out)
         shown = layout.outward(out)
-        if self.taped and ragged is None:  # the caller may change what is given out
+        if taped and ragged is None:  # the caller may change what is given out
             shown = shown.copy(order="K")
         h, c = self._joined(ends)
         return [shown, h] if c is None else [shown, h, c]
@@ -353,7 +360,7 @@ class Recurrence(torch.autograd.Function):
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, *weights)
-        return tuple(map(torch.from_numpy, run.forward(x, h0, c0)))
+        return tuple(map(torch.from_numpy, run.forward(x, h0, c0, taped=True)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:

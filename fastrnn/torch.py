@@ -89,33 +89,43 @@ class Recurrent(nn.RNNBase):
         """Output and states; None where PyTorch has to find them, or to say what is wrong."""
         tensors = self._tensors()
         weights = None if tensors is None else self._weights(tensors)
-        call = None if weights is None else self._checked(input, hx)
-        if tensors is None or weights is None or call is None:
+        if tensors is None or weights is None:
             return None
-        layout, x, h0, c0 = call
-        dtype = weights.dtype
-        for given in (x, h0, c0):
-            if given is not None and not is_plain(given, dtype):
+        recording = torch.is_grad_enabled()
+        if not recording and len(weights.by_k) == 1:
+            served = self._served(weights, input, hx)
+            if served is not None:
+                return served
+        call = self._checked(input, hx)
+        if call is None:
+            return None
+        layout, *given = call
+        for part in given:
+            if part is not None and not is_plain(part, weights.dtype):
                 return None
-        if torch.is_grad_enabled():
-            for part in (*tensors, x, h0, c0):
+        run = Pass(weights, layout, self._dropout())
+        if recording:
+            for part in (*tensors, *given):
                 if part is not None and part.requires_grad:
-                    return recurrence(Pass(weights, layout, self._dropout(), True), x, h0, c0, *tensors)
-        served: Any = None
-        if len(weights.by_k) == 1 and layout.batched and layout.ragged is None:
-            served = self._served(weights.call, x, h0, c0)
-        if served is None:
-            served = Pass(weights, layout, self._dropout(), False).forward(x, h0, c0)
-        return tuple(map(torch.from_numpy, served))
+                    return recurrence(run, *given, *tensors)
+        return tuple(map(torch.from_numpy, run.forward(*given)))
 
-    def _served(self, call: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> tuple | None:
-        """The short way of one layer in one direction without a tape, for arrays just as it needs them."""
+    def _served(self, weights: Weights, x: Any, hx: Any) -> tuple[Tensor, ...] | None:
+        """The short way of one layer in one direction without a tape; None for all that is not just as it needs it."""
         lstm = self.mode == "LSTM"
-        state: Any = None
-        if h0 is not None:
-            state = lend(h0) if c0 is None else (lend(h0), lend(c0))
-        served = config.backend().serve(call, None, lend(x), state, self.batch_first)
-        return served if served is None or not lstm else (served[0], *served[1])
+        if lstm and hx is not None and type(hx) is not tuple:
+            return None
+        arrays = []
+        for part in (x,) if hx is None else (x, *hx) if lstm else (x, hx):
+            if not is_plain(part, weights.dtype):
+                return None
+            arrays.append(lend(part))
+        state: Any = None if hx is None else tuple(arrays[1:]) if lstm else arrays[1]
+        served = config.backend().serve(weights.call, None, arrays[0], state, self.batch_first)
+        if served is None:
+            return None
+        out, state = served
+        return tuple(map(torch.from_numpy, (out, *state) if lstm else (out, state)))
 
     def _transformed(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
         """In elementary operations, for what torch.nn's lack: vmap and forward mode. None: see ``_on_kernels``."""

@@ -137,9 +137,9 @@ def watched_ways(monkeypatch):
             taken.append("torch")
         return result
 
-    def running(self, *arguments):
+    def running(self, *arguments, **options):
         taken.append("kernels")
-        return run(self, *arguments)
+        return run(self, *arguments, **options)
 
     def served(self, *arguments):
         result = serve(self, *arguments)
