@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils.dlpack import to_dlpack
 
 from . import _check, _torch_plain, config
@@ -72,10 +74,15 @@ def is_usual() -> bool:
         tracing()
         or autocast()
         or dispatch_modes()
-        or function_modes()
+        or (function_modes() and is_watched())
         or transform() is not None
         or forward_ad._current_level >= 0
     )
+
+
+def is_watched() -> bool:
+    """Whether a mode of functions does more than to say where new tensors belong."""
+    return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
 
 
 def is_transformed() -> bool:
@@ -310,7 +317,7 @@ class Pass:
         """What dropout multiplies a layer's outputs by: drawn as torch.nn draws it, from the same generator."""
         p, (T, B, width) = self.dropout, out.shape
         N = len(self.layout.index) if isinstance(self.layout, Packed) else T * B
-        noise = torch.zeros(N, width, dtype=self.weights.dtype)
+        noise = torch.zeros(N, width, dtype=self.weights.dtype, device="cpu")
         self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
         return self._spread(len(self.noise), out)
 

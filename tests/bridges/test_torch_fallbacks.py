@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch_cases import (
     CELLS,
@@ -104,6 +105,35 @@ def test_subclasses_of_tensors(cell, ways):
     x = example().as_subclass(Watched)
     assert type(ours(x)[0]) is type(theirs(x)[0]) is Watched
     assert ways.torch_only()
+
+
+class Listed(TorchFunctionMode):
+    """A mode that writes down what is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        self.called.append(function.__name__)
+        return function(*arguments, **(options or {}))
+
+
+@each_cell
+def test_modes(cell, ways):
+    """One that watches operations sees PyTorch's; a default device changes nothing for tensors elsewhere."""
+    theirs, ours = modules(cell, **BOTH, dropout=0.5)
+    with Listed() as mode:
+        ours(example())
+    assert any(name in ("rnn_tanh", "rnn_relu", "gru", "lstm") for name in mode.called)
+    x = example()
+    wanted = call(theirs, x, None)
+    with torch.device("meta"):
+        found = call(ours, x, None)
+        gradient = torch.autograd.grad(found[0].sum(), ours.weight_hh_l0)
+    assert_close(found, wanted)
+    assert_close(gradient, torch.autograd.grad(wanted[0].sum(), theirs.weight_hh_l0))
+    assert ways == ["torch", "kernels"]
 
 
 class Doubled(nn.Module):
