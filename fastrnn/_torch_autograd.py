@@ -123,8 +123,8 @@ class Spec:
 class Weights:
     """A module's weights as arrays on their memory, and all else that seldom changes."""
 
-    def __init__(self, tensors: Sequence[Tensor], spec: Spec) -> None:
-        self.spec, self.dtype = spec, tensors[0].dtype
+    def __init__(self, tensors: Sequence[Tensor], spec: Spec, options: Any = None) -> None:
+        self.spec, self.options, self.dtype = spec, options, tensors[0].dtype  # options: what the spec follows from
         self.marks = [(tensor.data_ptr(), tensor.shape) for tensor in tensors]
         self.by_k = spec.by_k([lend(tensor) for tensor in tensors])
         w_ih = self.by_k[0][0]

@@ -13,6 +13,7 @@ import copy
 from typing import Any
 
 from . import _check, config, layers
+from .parameters import layout as weights_layout
 
 try:
     import torch
@@ -83,7 +84,7 @@ class Recurrent(nn.RNNBase):
         _, sizes, order, inverse = input
         return PackedSequence(out, sizes, order, inverse), self.permute_hidden(state, inverse)
 
-    # -- ways ------------------------------------------------------------------------------------------------------
+    # -- ways --
 
     def _on_kernels(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
         """Output and states; None where PyTorch has to find them, or to say what is wrong."""
@@ -144,11 +145,11 @@ class Recurrent(nn.RNNBase):
         return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
 
     def __prepare_scriptable__(self) -> nn.RNNBase:
-        twin = copy.copy(self)  # of the same parameters
+        twin = copy.copy(self)  # of the same parameters; PyTorch leaves it in the model that was scripted
         twin.__class__ = self._original
         return twin
 
-    # -- what they need --------------------------------------------------------------------------------------------
+    # -- what they need --
 
     def _tensors(self) -> list[Tensor] | None:
         """The weights, where they are parameters and not made from others."""
@@ -160,13 +161,30 @@ class Recurrent(nn.RNNBase):
 
     def _weights(self, tensors: list[Tensor]) -> Weights | None:
         """Those as arrays, if the kernels can take them. Only where they are is kept: what they are may change."""
+        options = (
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bias,
+            self.bidirectional,
+            self.proj_size,
+            self.mode,
+        )
         weights = self.__dict__.get("_lent")
-        if weights is None or (weights.spec.cell, weights.spec.variant) != CELLS[self.mode] or not weights.are(tensors):
-            dtype = getattr(tensors[0], "dtype", None)
-            if dtype not in FLOATS or not all(is_plain(w, dtype) and w.is_contiguous() for w in tensors):
+        if weights is None or weights.options != options or not weights.are(tensors):
+            self.__dict__.pop("_lent", None)  # or it would keep their old memory
+            dtype, shapes = getattr(tensors[0], "dtype", None), list(weights_layout(CELLS[self.mode][0], *options[:-1]))
+            if dtype not in FLOATS or [name for name, _ in shapes] != self._flat_weights_names:
                 return None
-            weights = self.__dict__["_lent"] = Weights(tensors, self._spec())
+            for tensor, (_, shape) in zip(tensors, shapes, strict=True):
+                if not is_plain(tensor, dtype) or tensor.shape != shape or not tensor.is_contiguous():
+                    return None
+            weights = self.__dict__["_lent"] = Weights(tensors, self._spec(), options)
         return weights
+
+    def _apply(self, *arguments: Any, **options: Any) -> nn.Module:
+        self.__dict__.pop("_lent", None)
+        return super()._apply(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -237,7 +255,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Turn every ``torch.nn.RNN``, ``LSTM`` and ``GRU`` of a model into ours, in place.
 
     Parameters, buffers, hooks, names and ties stay what they are, and so does ``state_dict``. Subclasses, which may
-    mean something else, are left alone.
+    mean something else, are left alone. ``torch.jit.script`` puts torch.nn's back into the model it is given.
 
     Parameters
     ----------

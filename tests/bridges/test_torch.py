@@ -6,6 +6,9 @@ T times, B batch, I input size, H hidden size.
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from functools import partial
 
 import numpy as np
@@ -188,6 +191,32 @@ def test_packed_results_are_packed_alike(cell):
     assert_close((found.data,), (wanted.data,))
     for part in (1, 2, 3):
         torch.testing.assert_close(found[part], wanted[part])
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module: setattr(module.weight_hh_l0, "data", module.weight_hh_l0.data.view(-1)),
+        lambda module: setattr(module.weight_ih_l0, "data", module.weight_ih_l0.data[:, 1:].contiguous()),
+        lambda module: setattr(module.bias_ih_l0, "data", module.bias_ih_l0.data[1:]),
+        lambda module: setattr(module, "hidden_size", H + 1),
+        lambda module: setattr(module, "input_size", I + 1),
+    ],
+    ids=["flat", "narrow", "short", "hidden_size", "input_size"],
+)
+@each_cell
+def test_modules_at_odds_with_themselves(cell, change, used):
+    """Weights of other shapes than the options say: PyTorch's error (oneDNN's LSTM has none), no read beyond an array."""
+    pair, said = modules(cell, dtype=torch.float64), []
+    for module in pair:
+        if used:
+            module(torch.zeros(T, B, I, dtype=torch.float64))
+        change(module)
+        with pytest.raises((RuntimeError, ValueError)) as problem:
+            module(torch.zeros(T, B, module.input_size, dtype=torch.float64))
+        said.append(str(problem.value))
+    assert said[0] == said[1]
 
 
 def test_rows_that_are_no_packed_sequence():
@@ -395,7 +424,8 @@ def test_weights_are_never_stale(cell, ways):
     theirs, ours = modules(cell, hidden_size=8)
 
     def transposed(module):
-        module.weight_hh_l0.data = module.weight_hh_l0.data.clone().t().contiguous().t()
+        data = module.weight_hh_l0.data
+        module.weight_hh_l0.data = data.t() if len(data) == data.shape[1] else data.t().contiguous().t()
 
     def assigned(module):
         module.weight_ih_l0 = nn.Parameter(module.weight_ih_l0.detach() + 1)
@@ -419,6 +449,20 @@ def test_weights_are_never_stale(cell, ways):
             assert_close(call(ours, x, states), call(theirs, x, states))
         assert_close(gradients(ours, x, states), gradients(theirs, x, states))
     assert ways.count("kernels") >= 2 * (len(changes) - 1)
+
+
+def test_old_weights_are_not_kept():
+    """After a module has moved, even if it never comes back to the kernels."""
+    for move in (nn.Module.half, lambda module: setattr(module.weight_ih_l0, "data", module.weight_ih_l0.data.half())):
+        _, ours = modules("gru")
+        with torch.no_grad():
+            ours(torch.randn(T, B, I))
+            kept = weakref.ref(ours._lent.by_k[0][0])
+            move(ours)
+            with contextlib.suppress(RuntimeError, ValueError):
+                ours(torch.randn(T, B, I, dtype=torch.float16))
+        gc.collect()
+        assert kept() is None
 
 
 def test_tensors_stay_resizable():
