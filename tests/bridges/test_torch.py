@@ -207,7 +207,7 @@ def test_packed_results_are_packed_alike(cell):
 )
 @each_cell
 def test_modules_at_odds_with_themselves(cell, change, used):
-    """Weights of other shapes than the options say: PyTorch's error (oneDNN's LSTM has none), no read beyond an array."""
+    """Weights of other shapes than the options say: PyTorch's error, which oneDNN's LSTM in float32 lacks."""
     pair, said = modules(cell, dtype=torch.float64), []
     for module in pair:
         if used:
