@@ -125,15 +125,20 @@ class Weights:
 
     def __init__(self, tensors: Sequence[Tensor], spec: Spec, options: Any = None) -> None:
         self.spec, self.options, self.dtype = spec, options, tensors[0].dtype  # options: what the spec follows from
-        self.marks = [(tensor.data_ptr(), tensor.shape) for tensor in tensors]
+        self.at, self.shapes = self.places(tensors), [tensor.shape for tensor in tensors]
         self.by_k = spec.by_k([lend(tensor) for tensor in tensors])
         w_ih = self.by_k[0][0]
         self.call = spec.call(np.empty((0, 0, w_ih.shape[1]), w_ih.dtype), self.by_k[0], None, None, None, False)
 
+    @staticmethod
+    def places(tensors: Sequence[Tensor]) -> list[int]:
+        """Where they are."""
+        return [tensor.data_ptr() for tensor in tensors]
+
     def are(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors are on the arrays' memory, in the same places."""
+        """Whether these tensors are the arrays."""
         dtype = self.dtype
-        for tensor, (at, shape) in zip(tensors, self.marks, strict=True):
+        for tensor, at, shape in zip(tensors, self.at, self.shapes, strict=True):
             if (
                 type(tensor) not in EXACT
                 or tensor.data_ptr() != at
@@ -382,7 +387,7 @@ class Recurrence(torch.autograd.Function):
         odd = torch.is_grad_enabled() or is_transformed() or run.x.data_ptr() != run.at
         for grad in grads:
             odd = odd or not (grad is None or is_plain(grad, weights.dtype))
-        if not odd and not weights.are(tensors):
+        if not odd and weights.places(tensors) != weights.at:
             odd = not all(is_plain(tensor, weights.dtype) and tensor.is_contiguous() for tensor in tensors)
             weights = run.weights if odd else Weights(tensors, run.spec)
         if odd:
