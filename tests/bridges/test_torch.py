@@ -200,10 +200,11 @@ def test_packed_results_are_packed_alike(cell):
         lambda module: setattr(module.weight_hh_l0, "data", module.weight_hh_l0.data.view(-1)),
         lambda module: setattr(module.weight_ih_l0, "data", module.weight_ih_l0.data[:, 1:].contiguous()),
         lambda module: setattr(module.bias_ih_l0, "data", module.bias_ih_l0.data[1:]),
+        lambda module: setattr(module.weight_hh_l0, "data", module.weight_hh_l0.data.view(torch.complex64)),
         lambda module: setattr(module, "hidden_size", H + 1),
         lambda module: setattr(module, "input_size", I + 1),
     ],
-    ids=["flat", "narrow", "short", "hidden_size", "input_size"],
+    ids=["flat", "narrow", "short", "complex", "hidden_size", "input_size"],
 )
 @each_cell
 def test_modules_at_odds_with_themselves(cell, change, used):
