@@ -65,7 +65,7 @@ def is_plain(tensor: Any, dtype: torch.dtype) -> bool:
         at = tensor.data_ptr()  # 0 of a tensor without elements, of zeros that nobody wrote, of a storage given up
     except RuntimeError:  # it wraps others, or is sparse
         return False
-    return at != 0 and tensor.layout is torch.strided and not tensor.is_neg()
+    return at != 0 and not tensor.is_neg() and not tensor.is_nested
 
 
 def is_usual() -> bool:

@@ -97,12 +97,14 @@ class Recurrent(nn.RNNBase):
             served = self._served(weights, input, hx)
             if served is not None:
                 return served
+        if not is_plain(input.data if type(input) is PackedSequence else input, weights.dtype):
+            return None
         call = self._checked(input, hx)
         if call is None:
             return None
         layout, *given = call
-        for part in given:
-            if part is not None and not is_plain(part, weights.dtype):
+        for state in given[1:]:
+            if state is not None and not is_plain(state, weights.dtype):
                 return None
         run = Pass(weights, layout, self._dropout())
         if recording:

@@ -262,6 +262,17 @@ def test_numbers_behind_a_sign():
     assert_close(call(ours, x, None), call(theirs, x, None))
 
 
+def test_zeros_that_nobody_wrote():
+    theirs, ours = modules("gru", dtype=torch.float64)
+    x = torch._efficientzerotensor((T, B, I), dtype=torch.float64)
+    assert x.data_ptr() == 0
+    assert_close(call(ours, x, None), call(theirs, x, None))
+    out = ours(torch.randn(T, B, I, dtype=torch.float64))[0]
+    zeros = torch._efficientzerotensor(out.shape, dtype=torch.float64)
+    for grad in torch.autograd.grad(out, list(ours.parameters()), zeros):
+        assert not grad.any()
+
+
 # -- derivatives -----------------------------------------------------------------------------------------------------
 
 

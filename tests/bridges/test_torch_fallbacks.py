@@ -38,6 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is not supported in Python 3.14"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning"),
     pytest.mark.filterwarnings(
         "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
     ),  # the compiler's
@@ -94,6 +95,19 @@ def test_tensors_without_numbers(cell, ways):
     out, state = ours.to("meta")(example().to("meta"))
     assert out.is_meta and flat(state)[0].is_meta
     assert ways.torch_only()
+
+
+@each_cell
+def test_nested_and_sparse_tensors(cell):
+    """What PyTorch says to them."""
+    theirs, ours = modules(cell, batch_first=True)
+    x = example()
+    for given in (torch.nested.nested_tensor([x[0], x[1, :2]]), x.to_sparse(), x.to_mkldnn()):
+        with pytest.raises(RuntimeError) as wanted:
+            theirs(given)
+        with pytest.raises(type(wanted.value)) as found:
+            ours(given)
+        assert str(found.value) == str(wanted.value)
 
 
 class Watched(torch.Tensor):
@@ -316,6 +330,19 @@ def test_forward_mode(cell):
 
 
 @each_cell
+def test_forward_mode_over_backward(cell):
+    """The way back is linear in what comes in."""
+    _, ours = modules(cell, **BOTH)
+    x = example().requires_grad_()
+    out = ours(x)[0]
+    direction = torch.randn_like(out)
+    with forward_ad.dual_level():
+        (grad,) = torch.autograd.grad(out, x, forward_ad.make_dual(torch.ones_like(out), direction), retain_graph=True)
+        found = forward_ad.unpack_dual(grad).tangent
+    assert_close(found, torch.autograd.grad(out, x, direction)[0])
+
+
+@each_cell
 def test_transforms_raise_the_errors_of_pytorch(cell):
     _, ours = modules(cell)
     with pytest.raises(RuntimeError, match="input_size"):
@@ -389,18 +416,21 @@ def test_saved_tensors_kept_elsewhere(cell):
     assert_close(found, gradients(theirs, x, states))
 
 
+@pytest.mark.parametrize("name", ["x", "weight_ih_l0", "weight_hh_l0"])
 @each_cell
-def test_storages_given_up_meanwhile(cell):
+def test_storages_given_up_meanwhile(cell, name):
     """As sharded training does with weights between forward and backward."""
     theirs, ours = modules(cell, dtype=torch.float64)
     x = example(torch.float64).requires_grad_()
     out = ours(x)[0]
-    for part in (x, *ours.parameters()):
-        values, storage = part.detach().clone(), part.untyped_storage()
-        size = storage.size()
-        storage.resize_(0)
-        storage.resize_(size)
-        part.data.copy_(values)
+    part = x if name == "x" else getattr(ours, name)
+    values, storage = part.detach().clone(), part.untyped_storage()
+    size = storage.size()
+    storage.resize_(0)
+    others = [torch.full_like(values, torch.nan) for _ in range(100)]  # one of them where it was
+    storage.resize_(size)
+    part.data.copy_(values)
+    assert part.data_ptr() not in (other.data_ptr() for other in others)
     found = torch.autograd.grad(out.sum(), [x, *ours.parameters()])
     assert_close(found, torch.autograd.grad(theirs(x)[0].sum(), [x, *theirs.parameters()]))
 

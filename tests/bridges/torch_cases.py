@@ -70,7 +70,7 @@ def inputs(module, layout, T=T, B=B, seed=1):
         return x[:, 0], [state[:, 0] for state in states]
     if layout in ("time-first", "batch-first"):
         return x.transpose(0, 1).contiguous() if layout == "batch-first" else x, states
-    lengths = {"sorted": range(T, 0, -1), "unsorted": [(5 * b + 2) % T + 1 for b in range(B)], "even": [T] * B}[layout]
+    lengths = {"sorted": range(T, 0, -1), "unsorted": [(2 * b + 1) % T + 1 for b in range(B)], "even": [T] * B}[layout]
     return pack_padded_sequence(x, list(lengths)[:B], enforce_sorted=layout == "sorted"), states
 
 
