@@ -12,9 +12,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 def modules(task: Task) -> Run:
     """`torch.nn.RNN`, `LSTM` and `GRU`; a ragged batch packed."""
+    return run_of(torch.nn, task)
+
+
+def run_of(library: Any, task: Task) -> Run:
+    """The modules of torch.nn, or those of the same names in fastrnn.torch."""
     torch.set_num_threads(task.threads)
     x, *state = tensors = [torch.from_numpy(array) for array in (task.x, *task.state)]
-    module = loaded(getattr(torch.nn, task.cell.upper())(*task.sizes, dtype=x.dtype), task)
+    module = loaded(getattr(library, task.cell.upper())(*task.sizes, dtype=x.dtype), task)
     if task.mode == "training":
         return training(module, task, tensors)
     if task.mode == "step":

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils.dlpack import to_dlpack
 
 from . import _check, _torch_plain, config
@@ -25,6 +27,7 @@ autocast = torch._C._is_any_autocast_enabled
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
 transform = torch._C._functorch.peek_interpreter_stack
+frames_are_compiled = torch._C._dynamo.eval_frame.get_eval_frame_callback
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # a subclass may mean anything
@@ -62,12 +65,24 @@ def is_plain(tensor: Any, dtype: torch.dtype) -> bool:
         at = tensor.data_ptr()  # 0 of a tensor without elements, of zeros that nobody wrote, of a storage given up
     except RuntimeError:  # it wraps others, or is sparse
         return False
-    return at != 0 and tensor.layout is torch.strided and not tensor.is_neg()
+    return at != 0 and not tensor.is_neg() and not tensor.is_nested
 
 
 def is_usual() -> bool:
     """Whether operations do what they say: nobody traces, transforms or watches them."""
-    return not (tracing() or autocast() or dispatch_modes() or function_modes() or is_transformed())
+    return not (
+        tracing()
+        or autocast()
+        or dispatch_modes()
+        or (function_modes() and is_watched())
+        or transform() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_watched() -> bool:
+    """Whether a mode of functions does more than to say where new tensors belong."""
+    return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
 
 
 def is_transformed() -> bool:
@@ -108,17 +123,22 @@ class Spec:
 class Weights:
     """A module's weights as arrays on their memory, and all else that seldom changes."""
 
-    def __init__(self, tensors: Sequence[Tensor], spec: Spec) -> None:
-        self.spec, self.dtype = spec, tensors[0].dtype
-        self.marks = [(tensor.data_ptr(), tensor.shape) for tensor in tensors]
+    def __init__(self, tensors: Sequence[Tensor], spec: Spec, options: Any = None) -> None:
+        self.spec, self.options, self.dtype = spec, options, tensors[0].dtype  # options: what the spec follows from
+        self.at, self.shapes = self.places(tensors), [tensor.shape for tensor in tensors]
         self.by_k = spec.by_k([lend(tensor) for tensor in tensors])
         w_ih = self.by_k[0][0]
         self.call = spec.call(np.empty((0, 0, w_ih.shape[1]), w_ih.dtype), self.by_k[0], None, None, None, False)
 
+    @staticmethod
+    def places(tensors: Sequence[Tensor]) -> list[int]:
+        """Where they are."""
+        return [tensor.data_ptr() for tensor in tensors]
+
     def are(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors are on the arrays' memory, in the same places."""
+        """Whether these tensors are the arrays."""
         dtype = self.dtype
-        for tensor, (at, shape) in zip(tensors, self.marks, strict=True):
+        for tensor, at, shape in zip(tensors, self.at, self.shapes, strict=True):
             if (
                 type(tensor) not in EXACT
                 or tensor.data_ptr() != at
@@ -219,16 +239,16 @@ class Packed(Layout):
 class Pass:
     """One run of the kernels over a stack: forward, and, if it keeps a tape, back as often as wanted."""
 
-    __slots__ = ("at", "dropout", "layout", "noise", "spec", "taped", "tapes", "weights", "x")
+    __slots__ = ("at", "dropout", "layout", "noise", "spec", "tapes", "weights", "x")
 
-    def __init__(self, weights: Weights, layout: Layout, dropout: float, taped: bool) -> None:
+    def __init__(self, weights: Weights, layout: Layout, dropout: float) -> None:
         self.spec, self.weights, self.layout = weights.spec, weights, layout
-        self.dropout, self.taped = dropout, taped  # dropout: between layers, 0 outside of training
+        self.dropout = dropout  # between layers, 0 outside of training
         self.tapes: list[Tape] = []  # by k
         self.noise: list[Tensor] = []  # dropout's factors after layers 0..L-2, in rows (N, D*P)
 
-    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> list:
-        """The outputs and final states as the caller lays them out."""
+    def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, taped: bool = False) -> list:
+        """The outputs and final states as the caller lays them out; with a tape if there is a way back."""
         self.x, self.at = x, x.data_ptr()  # what the tape reads, and where
         spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
         ragged = layout.ragged
@@ -240,13 +260,13 @@ class Pass:
             for k, half in self._halves(l, out):
                 h, c = None if h_0 is None else h_0[k], None if c_0 is None else c_0[k]
                 call = spec.call(array, by_k[k], h, c, ragged, k % spec.D == 1)
-                _, h, c, saved = backend.forward(call, self.taped, half)
+                _, h, c, saved = backend.forward(call, taped, half)
                 ends.append((h, c))
-                if self.taped:
+                if taped:
                     self.tapes.append(Tape(call, half, saved, backend))
             array = out if l == last or not self.dropout else out * self._noise(out)
         shown = layout.outward(out)
-        if self.taped and ragged is None:  # the caller may change what is given out
+        if taped and ragged is None:  # the caller may change what is given out
             shown = shown.copy(order="K")
         h, c = self._joined(ends)
         return [shown, h] if c is None else [shown, h, c]
@@ -302,7 +322,7 @@ class Pass:
         """What dropout multiplies a layer's outputs by: drawn as torch.nn draws it, from the same generator."""
         p, (T, B, width) = self.dropout, out.shape
         N = len(self.layout.index) if isinstance(self.layout, Packed) else T * B
-        noise = torch.zeros(N, width, dtype=self.weights.dtype)
+        noise = torch.zeros(N, width, dtype=self.weights.dtype, device="cpu")
         self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
         return self._spread(len(self.noise), out)
 
@@ -352,11 +372,13 @@ class Recurrence(torch.autograd.Function):
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, *weights)
-        return tuple(map(torch.from_numpy, run.forward(x, h0, c0)))
+        return tuple(map(torch.from_numpy, run.forward(x, h0, c0, taped=True)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         """Backpropagation through time; what is not needed is None."""
+        if torch.compiler.is_compiling() or frames_are_compiled():  # see Recurrent.forward
+            return torch.compiler.disable(Recurrence.backward)(ctx, *grads)
         saved = ctx.saved_tensors  # says so if one of them was changed in place, or all are gone
         run, (_, *needed) = ctx.run, ctx.needs_input_grad
         if not keeps_graph():
@@ -365,7 +387,7 @@ class Recurrence(torch.autograd.Function):
         odd = torch.is_grad_enabled() or is_transformed() or run.x.data_ptr() != run.at
         for grad in grads:
             odd = odd or not (grad is None or is_plain(grad, weights.dtype))
-        if not odd and not weights.are(tensors):
+        if not odd and weights.places(tensors) != weights.at:
             odd = not all(is_plain(tensor, weights.dtype) and tensor.is_contiguous() for tensor in tensors)
             weights = run.weights if odd else Weights(tensors, run.spec)
         if odd:

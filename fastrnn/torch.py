@@ -13,6 +13,7 @@ import copy
 from typing import Any
 
 from . import _check, config, layers
+from .parameters import layout as weights_layout
 
 try:
     import torch
@@ -30,6 +31,7 @@ from ._torch_autograd import (
     Pass,
     Spec,
     Weights,
+    frames_are_compiled,
     is_plain,
     is_transformed,
     is_usual,
@@ -66,6 +68,8 @@ class Recurrent(nn.RNNBase):
         """
         if torch.compiler.is_compiling():
             return super().forward(input, hx)
+        if frames_are_compiled():  # between two graphs: what runs here is not to become one
+            return torch.compiler.disable(self.forward)(input, hx)
         found = None
         if is_usual():
             found = self._on_kernels(input, hx)
@@ -80,39 +84,51 @@ class Recurrent(nn.RNNBase):
         _, sizes, order, inverse = input
         return PackedSequence(out, sizes, order, inverse), self.permute_hidden(state, inverse)
 
-    # -- ways ------------------------------------------------------------------------------------------------------
+    # -- ways --
 
     def _on_kernels(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
         """Output and states; None where PyTorch has to find them, or to say what is wrong."""
         tensors = self._tensors()
         weights = None if tensors is None else self._weights(tensors)
-        call = None if weights is None else self._checked(input, hx)
-        if tensors is None or weights is None or call is None:
+        if tensors is None or weights is None:
             return None
-        layout, x, h0, c0 = call
-        dtype = weights.dtype
-        for given in (x, h0, c0):
-            if given is not None and not is_plain(given, dtype):
+        recording = torch.is_grad_enabled()
+        if not recording and len(weights.by_k) == 1:
+            served = self._served(weights, input, hx)
+            if served is not None:
+                return served
+        if not is_plain(input.data if type(input) is PackedSequence else input, weights.dtype):
+            return None
+        call = self._checked(input, hx)
+        if call is None:
+            return None
+        layout, *given = call
+        for state in given[1:]:
+            if state is not None and not is_plain(state, weights.dtype):
                 return None
-        if torch.is_grad_enabled():
-            for part in (*tensors, x, h0, c0):
+        run = Pass(weights, layout, self._dropout())
+        if recording:
+            for part in (*tensors, *given):
                 if part is not None and part.requires_grad:
-                    return recurrence(Pass(weights, layout, self._dropout(), True), x, h0, c0, *tensors)
-        served: Any = None
-        if len(weights.by_k) == 1 and layout.batched and layout.ragged is None:
-            served = self._served(weights.call, x, h0, c0)
-        if served is None:
-            served = Pass(weights, layout, self._dropout(), False).forward(x, h0, c0)
-        return tuple(map(torch.from_numpy, served))
+                    return recurrence(run, *given, *tensors)
+        return tuple(map(torch.from_numpy, run.forward(*given)))
 
-    def _served(self, call: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None) -> tuple | None:
-        """The short way of one layer in one direction without a tape, for arrays just as it needs them."""
+    def _served(self, weights: Weights, x: Any, hx: Any) -> tuple[Tensor, ...] | None:
+        """The short way of one layer in one direction without a tape; None for all that is not just as it needs it."""
         lstm = self.mode == "LSTM"
-        state: Any = None
-        if h0 is not None:
-            state = lend(h0) if c0 is None else (lend(h0), lend(c0))
-        served = config.backend().serve(call, None, lend(x), state, self.batch_first)
-        return served if served is None or not lstm else (served[0], *served[1])
+        if lstm and hx is not None and type(hx) is not tuple:
+            return None
+        arrays = []
+        for part in (x,) if hx is None else (x, *hx) if lstm else (x, hx):
+            if not is_plain(part, weights.dtype):
+                return None
+            arrays.append(lend(part))
+        state: Any = None if hx is None else tuple(arrays[1:]) if lstm else arrays[1]
+        served = config.backend().serve(weights.call, None, arrays[0], state, self.batch_first)
+        if served is None:
+            return None
+        out, state = served
+        return tuple(map(torch.from_numpy, (out, *state) if lstm else (out, state)))
 
     def _transformed(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
         """In elementary operations, for what torch.nn's lack: vmap and forward mode. None: see ``_on_kernels``."""
@@ -131,11 +147,11 @@ class Recurrent(nn.RNNBase):
         return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
 
     def __prepare_scriptable__(self) -> nn.RNNBase:
-        twin = copy.copy(self)  # of the same parameters
+        twin = copy.copy(self)  # of the same parameters; PyTorch leaves it in the model that was scripted
         twin.__class__ = self._original
         return twin
 
-    # -- what they need --------------------------------------------------------------------------------------------
+    # -- what they need --
 
     def _tensors(self) -> list[Tensor] | None:
         """The weights, where they are parameters and not made from others."""
@@ -147,13 +163,30 @@ class Recurrent(nn.RNNBase):
 
     def _weights(self, tensors: list[Tensor]) -> Weights | None:
         """Those as arrays, if the kernels can take them. Only where they are is kept: what they are may change."""
+        options = (
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bias,
+            self.bidirectional,
+            self.proj_size,
+            self.mode,
+        )
         weights = self.__dict__.get("_lent")
-        if weights is None or (weights.spec.cell, weights.spec.variant) != CELLS[self.mode] or not weights.are(tensors):
-            dtype = getattr(tensors[0], "dtype", None)
-            if dtype not in FLOATS or not all(is_plain(w, dtype) and w.is_contiguous() for w in tensors):
+        if weights is None or weights.options != options or not weights.are(tensors):
+            self.__dict__.pop("_lent", None)  # or it would keep their old memory
+            dtype, shapes = getattr(tensors[0], "dtype", None), list(weights_layout(CELLS[self.mode][0], *options[:-1]))
+            if dtype not in FLOATS or [name for name, _ in shapes] != self._flat_weights_names:
                 return None
-            weights = self.__dict__["_lent"] = Weights(tensors, self._spec())
+            for tensor, (_, shape) in zip(tensors, shapes, strict=True):
+                if not is_plain(tensor, dtype) or tensor.shape != shape or not tensor.is_contiguous():
+                    return None
+            weights = self.__dict__["_lent"] = Weights(tensors, self._spec(), options)
         return weights
+
+    def _apply(self, *arguments: Any, **options: Any) -> nn.Module:
+        self.__dict__.pop("_lent", None)
+        return super()._apply(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -224,7 +257,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Turn every ``torch.nn.RNN``, ``LSTM`` and ``GRU`` of a model into ours, in place.
 
     Parameters, buffers, hooks, names and ties stay what they are, and so does ``state_dict``. Subclasses, which may
-    mean something else, are left alone.
+    mean something else, are left alone. ``torch.jit.script`` puts torch.nn's back into the model it is given.
 
     Parameters
     ----------

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""torch.nn's modules beside fastrnn.torch's: `python benchmarks/torch_modules.py` prints Markdown tables.
+
+The grid of `peers.py`, through autograd: inference under `inference_mode`, training as a forward and a backward pass
+by input, states and parameters; a ragged batch is a PackedSequence. Both run in this process, with the same arrays;
+what they compute is compared before it is timed; then they take turns, round by round, and the medians count.
+Needs `fastrnn[torch]`. T time steps, B batch, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from statistics import geometric_mean
+from timeit import timeit
+from typing import NamedTuple
+
+import cases
+import numpy as np
+import peers
+import torch
+from _peer_grid import Entry, grid
+from _peer_report import bold_if, ratio_shown, table
+from _peer_torch import run_of
+from _peer_worker import first_results
+from floors import NOISY, processor, shown
+
+import fastrnn.torch
+from fastrnn.cli import progress
+from fastrnn.config import describe
+
+LIBRARIES = (torch.nn, fastrnn.torch)
+
+
+class Side:
+    """One library on a task, asked as `peers.Process` is: for so many calls, the seconds of one."""
+
+    def __init__(self, library: object, entry: Entry, threads: int) -> None:
+        task = entry.task(threads)
+        self.run = run_of(library, task)
+        self.first = first_results(self.run, task)
+
+    def ask(self, calls: int) -> float:
+        """Seconds of a call."""
+        return timeit(self.run, number=calls) / calls
+
+
+class Result(NamedTuple):
+    """What is found out about an entry."""
+
+    entry: Entry
+    threads: int
+    seconds: tuple[float, float]  # of a call, torch.nn's and ours, the medians of all rounds
+    spread: float  # of the worst round
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long torch.nn takes."""
+        return self.seconds[0] / self.seconds[1]
+
+
+def measured(entries: Sequence[Entry], threads: int, rounds: int) -> Iterator[Result]:
+    """All entries with so many threads."""
+    fastrnn.set_num_threads(threads)
+    for entry in progress(entries, f"torch modules, threads: {threads}"):
+        theirs, ours = sides = [Side(library, entry, threads) for library in LIBRARIES]
+        cases.check_same(str(entry), ours.first, theirs.first)
+        times = peers.rounds_of(sides, rounds)
+        medians = tuple(map(float, np.median(times, axis=0)))
+        yield Result(entry, threads, medians, float(peers.deviations(times).max()))
+
+
+# -- report ------------------------------------------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """What the geometric mean of some ratios should reach on one thread."""
+
+    what: str
+    cells: tuple[str, ...]
+    least: float
+    has: Callable[[Entry], bool]
+
+
+def of_batch(low: int, high: int) -> Callable[[Entry], bool]:
+    """Training on that many sequences of one length."""
+    return lambda entry: entry.mode == "training" and not entry.case.shortest and low <= entry.case.B <= high
+
+
+def is_packed(entry: Entry) -> bool:
+    """Ragged, either mode."""
+    return bool(entry.case.shortest)
+
+
+TARGETS = (
+    *(Target("training, B=1", (cell,), 10, of_batch(1, 1)) for cell in ("gru", "rnn")),
+    *(Target("training, B=8 to 32", (cell,), 3, of_batch(8, 32)) for cell in ("gru", "rnn")),
+    Target("training, B=1", ("lstm",), 2.5, of_batch(1, 1)),
+    Target("training, B=8 to 32", ("lstm",), 1.4, of_batch(8, 32)),
+    Target("packed ragged batches", cases.CELLS, 4, is_packed),
+)
+
+
+def case_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Each case: both times, their ratio."""
+    return [
+        [
+            str(r.entry),
+            str(r.threads),
+            *map(shown, r.seconds),
+            ratio_shown(r.ratio) + (" ~" if r.spread > NOISY else ""),
+        ]
+        for r in results
+    ]
+
+
+def mean_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Geometric means by regime, mode, cell and threads."""
+    groups: dict[tuple[str, str, str, int], list[float]] = {}
+    for r in results:
+        groups.setdefault((r.entry.regime, r.entry.mode, r.entry.cell, r.threads), []).append(r.ratio)
+    return [
+        [*map(str, key), str(len(ratios)), ratio_shown(geometric_mean(ratios)), ratio_shown(min(ratios))]
+        for key, ratios in groups.items()
+    ]
+
+
+def target_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Every target that a case was measured for."""
+    alone = [r for r in results if r.threads == 1]
+    found = [("the least of all cases", cases.CELLS, 1.0, min, [r.ratio for r in alone])]
+    for what, cells, least, has in TARGETS:
+        ratios = [r.ratio for r in alone if r.entry.cell in cells and has(r.entry)]
+        found.append((what, cells, least, geometric_mean, ratios))
+    rows = []
+    for what, cells, least, say, ratios in found:
+        if ratios:
+            met = say(ratios) >= least
+            verdict = bold_if(not met, "yes" if met else "no")
+            rows.append([what, ", ".join(cells), str(len(ratios)), f"{say(ratios):.2f}", f">= {least:g}", verdict])
+    return rows
+
+
+def report(results: Sequence[Result], rounds: int) -> str:
+    """All of it in Markdown."""
+    facts = describe()
+    where = f"{date.today()}, {processor()}, {facts['instruction set']}, {rounds} rounds"
+    blocks = [
+        f"{where}; fastrnn {facts['fastrnn']}, torch {torch.__version__}, Python {facts['Python']}.",
+        table(("case", "threads", "torch.nn", "fastrnn.torch", "torch.nn / fastrnn.torch"), case_rows(results)),
+        table(("regime", "mode", "cell", "threads", "cases", "geometric mean", "least"), mean_rows(results)),
+    ]
+    if targets := target_rows(results):
+        head = ("target, 1 thread", "cells", "cases", "geometric mean", "wanted", "met")
+        blocks.append(table(head, targets))
+    return "\n\n".join([*blocks, f"~: a round lay more than {NOISY:.0%} from its median, repeated or not."])
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Compare fastrnn.torch with torch.nn; print Markdown tables.")
+    parser.add_argument(
+        "--cases", type=peers.pattern, default="", metavar="PATTERN", help='regular expression, as "ragged.*lstm"'
+    )
+    parser.add_argument("--threads", type=peers.thread_counts, default=[1], metavar="N,M", help="default: 1")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, the first case of each regime, none large")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"at least {peers.FEWEST_ROUNDS} (default: 7)")
+    args = parser.parse_args()
+    rounds = max(peers.FEWEST_ROUNDS, args.rounds or (3 if args.quick else 7))
+    entries = grid(args.cases, args.quick)
+    if not entries:
+        print(f"no case has {args.cases.pattern!r}", file=sys.stderr)
+        return 2
+    print(report([result for threads in args.threads for result in measured(entries, threads, rounds)], rounds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
