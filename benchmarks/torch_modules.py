@@ -2,8 +2,9 @@
 """torch.nn's modules beside fastrnn.torch's: `python benchmarks/torch_modules.py` prints Markdown tables.
 
 The grid of `peers.py`, through autograd: inference under `inference_mode`, training as a forward and a backward pass
-by input, states and parameters; a ragged batch is a PackedSequence. Both run in this process, with the same arrays;
-what they compute is compared before it is timed; then they take turns, round by round, and the medians count.
+by input, states and parameters; a ragged batch comes and goes as a PackedSequence, packed beforehand. Both run in this
+process, with the same arrays; what they compute is compared before it is timed; then they take turns, round by round,
+and the medians count.
 Needs `fastrnn[torch]`. T time steps, B batch, I input size, H hidden size.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from statistics import geometric_mean
 from timeit import timeit
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cases
 import numpy as np
@@ -23,9 +24,11 @@ import peers
 import torch
 from _peer_grid import Entry, grid
 from _peer_report import bold_if, ratio_shown, table
-from _peer_torch import run_of
+from _peer_task import Run, Task, one_or_pair
+from _peer_torch import inference, loaded, run_of
 from _peer_worker import first_results
 from floors import NOISY, processor, shown
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn.torch
 from fastrnn.cli import progress
@@ -34,12 +37,39 @@ from fastrnn.config import describe
 LIBRARIES = (torch.nn, fastrnn.torch)
 
 
+def packed_run_of(library: Any, task: Task) -> Run:
+    """A module on a PackedSequence; what it gives, and gradients, as packed rows."""
+    torch.set_num_threads(task.threads)
+    x, grad_out = (
+        pack_padded_sequence(torch.from_numpy(array), torch.from_numpy(task.lengths), enforce_sorted=False)
+        for array in (task.x, task.grad_out)
+    )
+    state = [torch.from_numpy(array) for array in task.state]
+    module = loaded(getattr(library, task.cell.upper())(*task.sizes, dtype=x.data.dtype), task)
+
+    def forward() -> tuple:
+        out, last = module(x, one_or_pair(tuple(state)))
+        return out.data, last
+
+    if task.mode == "inference":
+        return inference(forward)
+    wanted = [part.requires_grad_() for part in (x.data, *module.parameters(), *state)]
+    x = PackedSequence(wanted[0], *x[1:])
+
+    def run() -> tuple:
+        out, last = forward()
+        grads = torch.autograd.grad(out, wanted, grad_out.data)
+        return out.detach(), [part.detach() for part in (last if isinstance(last, tuple) else (last,))], grads
+
+    return run
+
+
 class Side:
     """One library on a task, asked as `peers.Process` is: for so many calls, the seconds of one."""
 
     def __init__(self, library: object, entry: Entry, threads: int) -> None:
         task = entry.task(threads)
-        self.run = run_of(library, task)
+        self.run = (run_of if task.lengths is None else packed_run_of)(library, task)
         self.first = first_results(self.run, task)
 
     def ask(self, calls: int) -> float:
@@ -89,9 +119,9 @@ def of_batch(low: int, high: int) -> Callable[[Entry], bool]:
     return lambda entry: entry.mode == "training" and not entry.case.shortest and low <= entry.case.B <= high
 
 
-def is_packed(entry: Entry) -> bool:
-    """Ragged, either mode."""
-    return bool(entry.case.shortest)
+def packed_in(mode: str) -> Callable[[Entry], bool]:
+    """Ragged batches."""
+    return lambda entry: entry.mode == mode and bool(entry.case.shortest)
 
 
 TARGETS = (
@@ -99,7 +129,7 @@ TARGETS = (
     *(Target("training, B=8 to 32", (cell,), 3, of_batch(8, 32)) for cell in ("gru", "rnn")),
     Target("training, B=1", ("lstm",), 2.5, of_batch(1, 1)),
     Target("training, B=8 to 32", ("lstm",), 1.4, of_batch(8, 32)),
-    Target("packed ragged batches", cases.CELLS, 4, is_packed),
+    *(Target(f"packed ragged batches, {mode}", cases.CELLS, 4, packed_in(mode)) for mode in cases.MODES),
 )
 
 

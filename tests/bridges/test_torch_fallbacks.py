@@ -345,8 +345,9 @@ def test_forward_mode_over_backward(cell):
 @each_cell
 def test_transforms_raise_the_errors_of_pytorch(cell):
     _, ours = modules(cell)
-    with pytest.raises(RuntimeError, match="input_size"):
-        torch.func.jvp(lambda x: ours(x)[0], (torch.zeros(T, B, I + 1),), (torch.zeros(T, B, I + 1),))
+    for x, said in (torch.zeros(T, B, I + 1), "input_size"), (torch.zeros(0, B, I), "larger than 0"):
+        with pytest.raises(RuntimeError, match=said):
+            torch.func.jvp(lambda x: ours(x)[0], (x,), (x,))
 
 
 @pytest.mark.parametrize("layout", ["time-first", "batch-first", "unsorted", "unbatched"])
