@@ -67,6 +67,7 @@ def process(rank: int, size: int, epochs: int, folder: str) -> None:
     model = fresh()
     losses = train(DistributedDataParallel(model), epochs, rank, size)
     torch.save((losses, model.state_dict()), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # nobody leaves while another may still be reading
     torch.distributed.destroy_process_group()
 
 
