@@ -19,7 +19,8 @@ HEADERS = sorted(glob("csrc/*.h"))
 FLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 CORE = [] if sys.platform == "darwin" else ["-funswitch-loops", "-fpeel-loops"]  # Clang has them in -O2
 LINK = ["-pthread"]
-if sys.platform == "linux":  # no symbols, and no page of padding between code and constants
+if sys.platform == "linux":  # no symbols, no tables to unwind by, no page of padding between code and constants
+    FLAGS += ["-fno-asynchronous-unwind-tables"]
     LINK += ["-Wl,-s", "-Wl,-z,noseparate-code"]
 
 # The same for clang-cl. Its <immintrin.h> shows only what these macros ask for; the code is compiled for them no more
