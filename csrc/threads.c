@@ -68,11 +68,14 @@ void frnn_run(frnn_task task, void *job, int want)
 enum {
     MOST = 64,
     SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
+    LATE_AFTER = 100,   /* a meeting takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
     LATE = 2,           /* calls in a row that were not worth several threads: one is a hiccup */
     APART = 10,         /* calls on one thread after that; doubled each time ... */
     MOST_APART = 1000,  /* ... up to here */
 };
+
+static const double WAKING = 3e-4; /* seconds that a worker may take to wake, or to be made */
 
 static struct {
     pthread_mutex_t caller, sleep;
@@ -81,7 +84,7 @@ static struct {
     frnn_task task;
     void *job;
     unsigned born[MOST];               /* the round each worker was made in: it starts with the next */
-    atomic_bool asleep[MOST];          /* or not yet there: what comes from afar is late */
+    atomic_bool asleep[MOST];          /* or not yet there */
     _Alignas(64) atomic_uint round;    /* of tasks; every worker takes note of each */
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
@@ -115,18 +118,17 @@ static double now(void)
 
 typedef struct pause {
     int spins;
-    double since; /* when the core was first given away, or 0 */
+    double since; /* when it was found to be long, or 0 */
 } pause;
 
 static inline void rest(pause *p)
 {
-    if (p->spins++ < YIELD_AFTER) {
-        relax();
-        return;
-    }
-    if (p->since == 0)
+    if (p->spins++ == LATE_AFTER)
         p->since = now();
-    sched_yield();
+    if (p->spins <= YIELD_AFTER)
+        relax();
+    else
+        sched_yield();
 }
 
 static inline void rested(const pause *p)
@@ -259,8 +261,9 @@ static void run_shared(frnn_task task, void *job, int parts)
     while (atomic_load_explicit(&pool.running, memory_order_acquire))
         rest(&p);
     rested(&p);
-    if (awake) /* to wake takes its time once, and says nothing of the next call */
-        frnn_judge(now() - start, waited, parts);
+    if (!awake) /* to wake takes its time once, and says nothing of the next call */
+        waited = waited > WAKING ? waited - WAKING : 0;
+    frnn_judge(now() - start, waited, parts);
 }
 
 void frnn_run(frnn_task task, void *job, int want)
