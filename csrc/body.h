@@ -374,24 +374,32 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
             BLOCK_OF(1, VL);                                                                                           \
     } while (0)
 
-INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *buf, real *c, real *h, ptrdiff_t ldh,
+/* In two passes, since from a row's gates to its h it is a long way, and the processor sees only three rows at a time. */
+INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, real *buf, real *c, real *h, ptrdiff_t ldh,
                        real *tape)
 {
-    for (ptrdiff_t r = 0; r < m; r++, buf += 4 * VL, c += H, h += ldh) {
-        quotient i = sigmoid_of(load(buf)), f = sigmoid_of(load(buf + VL));
-        quotient g = tanh_of(load(buf + 2 * VL)), o = sigmoid_of(load(buf + 3 * VL));
-        vec ft = f.num / f.den, ct = fmadd(ft, get(c, lanes), (i.num * g.num) / (i.den * g.den));
-        quotient t = tanh_of(ct);
-        set(c, ct, lanes);
-        set(h, (o.num * t.num) / (o.den * t.den), lanes);
+    for (ptrdiff_t r = 0; r < m; r++) {
+        real *row = buf + r * 4 * VL;
+        quotient i = sigmoid_of(load(row)), f = sigmoid_of(load(row + VL));
+        quotient g = tanh_of(load(row + 2 * VL)), o = sigmoid_of(load(row + 3 * VL));
+        vec ft = f.num / f.den, ct = fmadd(ft, get(c + r * H, lanes), (i.num * g.num) / (i.den * g.den));
+        set(c + r * H, ct, lanes);
+        put(row, ct);
+        put(row + VL, o.num);
+        put(row + 2 * VL, o.den);
         if (tape) {
-            set(tape, i.num / i.den, lanes);
-            set(tape + H, ft, lanes);
-            set(tape + 2 * H, g.num / g.den, lanes);
-            set(tape + 3 * H, o.num / o.den, lanes);
-            set(tape + 4 * H, ct, lanes);
-            tape += FRNN_LSTM_TAPE * H;
+            real *to = tape + r * FRNN_LSTM_TAPE * H;
+            set(to, i.num / i.den, lanes);
+            set(to + H, ft, lanes);
+            set(to + 2 * H, g.num / g.den, lanes);
+            set(to + 3 * H, o.num / o.den, lanes);
+            set(to + 4 * H, ct, lanes);
         }
+    }
+    for (ptrdiff_t r = 0; r < m; r++) {
+        const real *row = buf + r * 4 * VL;
+        quotient t = tanh_of(load(row));
+        set(h + r * ldh, (load(row + VL) * t.num) / (load(row + 2 * VL) * t.den), lanes);
     }
 }
 
@@ -434,20 +442,27 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
     }
 }
 
-/* zn (m, VL): the input's side of n; buf: room for it, then r z q. */
-INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn, ptrdiff_t ldzn, const real *buf,
+/* zn (m, VL): the input's side of n; buf: room for it, then r z q. In two passes, as above. */
+INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn, ptrdiff_t ldzn, real *buf,
                       const real *h_prev, ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
 {
-    for (ptrdiff_t i = 0; i < m; i++, zn += ldzn, buf += 4 * VL, h_prev += ldh_prev, h += ldh) {
-        vec r = sigmoid_vec(load(buf + VL)), z = sigmoid_vec(load(buf + 2 * VL)), q = load(buf + 3 * VL);
-        vec n = tanh_vec(fmadd(r, q, load(zn)));
-        set(h, fmadd(z, get(h_prev, lanes) - n, n), lanes);
+    for (ptrdiff_t i = 0; i < m; i++) {
+        real *row = buf + i * 4 * VL;
+        vec r = sigmoid_vec(load(row + VL)), q = load(row + 3 * VL);
+        put(row + 2 * VL, sigmoid_vec(load(row + 2 * VL)));
+        put(row, fmadd(r, q, load(zn + i * ldzn)));
         if (tape) {
-            set(tape, r, lanes);
-            set(tape + H, z, lanes);
-            set(tape + 2 * H, n, lanes);
-            set(tape + 3 * H, q, lanes);
-            tape += FRNN_GRU_TAPE * H;
+            set(tape + i * FRNN_GRU_TAPE * H, r, lanes);
+            set(tape + i * FRNN_GRU_TAPE * H + 3 * H, q, lanes);
+        }
+    }
+    for (ptrdiff_t i = 0; i < m; i++) {
+        const real *row = buf + i * 4 * VL;
+        vec n = tanh_vec(load(row)), z = load(row + 2 * VL);
+        set(h + i * ldh, fmadd(z, get(h_prev + i * ldh_prev, lanes) - n, n), lanes);
+        if (tape) {
+            set(tape + i * FRNN_GRU_TAPE * H + H, z, lanes);
+            set(tape + i * FRNN_GRU_TAPE * H + 2 * H, n, lanes);
         }
     }
 }

@@ -139,7 +139,8 @@ enum {
     void (*gru_gates_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, const R *drh, \
                            R *dh, R *dz);
 
-/* tanh, sigmoid: y = f(x), both (n,), y may be x. At most 2.5 ulp off; NaN stays NaN; never outside [-1,1], [0,1]. */
+/* tanh, sigmoid: y = f(x), both (n,), y may be x. At most 2.5 ulp off; NaN stays NaN; never outside [-1,1], [0,1].
+ *   What is subnormal is 0, but only where subnormals are flushed. */
 #define FRNN_ACTIVATIONS(R)                                                                                            \
     void (*tanh)(ptrdiff_t n, const R *x, R *y);                                                                       \
     void (*sigmoid)(ptrdiff_t n, const R *x, R *y);

@@ -17,6 +17,7 @@ static const int32_t ones_then_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 
 INLINE vec fmadd(vec a, vec b, vec c) { return (vec)OP(fmadd)((native)a, (native)b, (native)c); }
 INLINE vec max(vec a, vec b) { return (vec)OP(max)((native)a, (native)b); }
+INLINE vec min(vec a, vec b) { return (vec)OP(min)((native)a, (native)b); }
 INLINE __m256i first(ptrdiff_t n) { return _mm256_loadu_si256((const __m256i *)(ones_then_zeros + VL - n)); }
 INLINE vec part(const real *p, ptrdiff_t n) { return (vec)OP(maskload)(p, first(n)); }
 INLINE void put_part(real *p, vec v, ptrdiff_t n) { OP(maskstore)(p, first(n), (native)v); }

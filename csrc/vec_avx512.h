@@ -17,6 +17,7 @@ typedef __mmask16 lane_mask;
 
 INLINE vec fmadd(vec a, vec b, vec c) { return (vec)OP(fmadd)((native)a, (native)b, (native)c); }
 INLINE vec max(vec a, vec b) { return (vec)OP(max)((native)a, (native)b); }
+INLINE vec min(vec a, vec b) { return (vec)OP(min)((native)a, (native)b); }
 INLINE lane_mask first(ptrdiff_t n) { return (lane_mask)((1u << n) - 1); }
 INLINE vec part(const real *p, ptrdiff_t n) { return (vec)OP(maskz_loadu)(first(n), p); }
 INLINE void put_part(real *p, vec v, ptrdiff_t n) { OP(mask_storeu)(p, first(n), (native)v); }

@@ -32,6 +32,7 @@ INLINE vec fmadd(vec a, vec b, vec c) { return a * b + c; }
 #endif
 
 INLINE vec max(vec a, vec b) { return (vec)(((ivec)a & (a > b)) | ((ivec)b & ~(a > b))); }
+INLINE vec min(vec a, vec b) { return (vec)(((ivec)a & (a < b)) | ((ivec)b & ~(a < b))); }
 INLINE vec part(const real *p, ptrdiff_t n)
 {
     vec v = {0};

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT
  * activations.c - tanh and sigmoid against the C library's in long double, over a comb through all floats and over many
- * doubles, with NaN, infinities, zeros and the ends of the ranges; and every length, flush with either fence.
+ * doubles, with NaN, infinities, zeros and the ends of the ranges; and every length, flush with either fence. Subnormals
+ * are flushed meanwhile, as they are wherever the primitives are called: a result below the normal numbers must be 0.
  * activations [teeth]: every teeth-th float, by default each 2003rd. */
 #define _GNU_SOURCE
 #include "fence.h"
 
-#define LIMIT 2.5 /* ulp: what frnn.h says */
+#define LIMIT 2.5                                       /* ulp: what frnn.h says */
+#define LEAST ((long double)(WIDE ? DBL_MIN : FLT_MIN)) /* normal number */
 
 enum { SIGMOID, TANH, FUNCTIONS };
 static const char *const names[] = {"sigmoid", "tanh"};
@@ -44,6 +46,10 @@ static void check_value(int function, int i, real x, real y, long double want)
         fail("%a is outside of its interval", (double)y);
     if (!signbit(y) != !(function == TANH && signbit(x)))
         fail("%a has the wrong sign", (double)y);
+    if (y == 0 && fabsl(want) < LEAST + LIMIT * unit)
+        return;
+    if (fabsl(want) < LEAST - LIMIT * unit)
+        fail("%a, not 0", (double)y);
     if (!(off <= LIMIT))
         fail("%a, not %La: off by %.3Lf ulp", (double)y, want, off);
     if (fabsl(want - rintl(want)) < unit / 1024 && y != rintl(want))
@@ -161,6 +167,7 @@ static void check_lengths(ptrdiff_t n, ptrdiff_t N, ptrdiff_t unused, ptrdiff_t 
 int main(int count, char **words)
 {
     prepare();
+    frnn_flush();
     check_ends();
     check_values(count > 1 ? atoll(words[1]) : 2003);
     check_lot();
