@@ -167,11 +167,45 @@ INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
     return (left + tall - 1) / tall;
 }
 
-/* buf = z + a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell. */
-INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V, ptrdiff_t K, const real *a,
-                    ptrdiff_t lda, const real *w)
+/* A lone row by two panels of V vectors at once, w of the second `far` behind the first, c likewise one row behind: one
+ * panel alone has too few sums to keep the multipliers busy, each of them waiting for its last term. */
+INLINE void pair_body(int V, ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c, ptrdiff_t ldc)
 {
-    if (m == 1)
+    vec acc[2][4];
+    UNROLL for (int b = 0; b < 2; b++) {
+        UNROLL for (int v = 0; v < V - 1; v++)
+            acc[b][v] = load(at + b * ld + v * apart);
+        acc[b][V - 1] = load(last + b * ld_last);
+    }
+    for (ptrdiff_t k = 0; k < K; k++, w += V * VL) {
+        vec ak = all(a[k]);
+        UNROLL for (int b = 0; b < 2; b++) {
+            UNROLL for (int v = 0; v < V; v++)
+                acc[b][v] = fmadd(ak, load(w + b * far + v * VL), acc[b][v]);
+        }
+    }
+    UNROLL for (int b = 0; b < 2; b++) {
+        UNROLL for (int v = 0; v < V; v++)
+            put(c + b * ldc + v * VL, acc[b][v]);
+    }
+}
+
+#define PAIR(V)                                                                                                        \
+    static void pair_##V(ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c, ptrdiff_t ldc)      \
+    {                                                                                                                  \
+        pair_body(V, K, a, w, far, at, ld, apart, last, ld_last, c, ldc);                                              \
+    }
+PAIR(3)
+PAIR(4)
+
+/* buf = z + a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell.
+ * far: not 0 if the m = 2 rows are two panels of a lone one. */
+INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V, ptrdiff_t K, const real *a,
+                    ptrdiff_t lda, const real *w, ptrdiff_t far)
+{
+    if (far)
+        (V == 4 ? pair_4 : pair_3)(K, a, w, far, FIELDS(z), buf, row);
+    else if (m == 1)
         tile_body(1, V, K, a, lda, 1, w, FIELDS(z), buf, row);
     else
         tiles[V - 1][m - 1](K, a, lda, 1, w, FIELDS(z), buf, row);
@@ -205,6 +239,13 @@ static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
         ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, zrow = z ? ldz : 0;
         const real *zn = z ? z + n : zeros;
+        if (M == 1 && FRNN_PAIRED(4, K) && N - n >= 2 * PANEL) {
+            from = start_at(4, zn, z ? PANEL : 0, VL);
+            pair_4(K, a, w, K * PANEL, FIELDS(from), c + n, PANEL);
+            n += PANEL;
+            w += 2 * K * PANEL;
+            continue;
+        }
         for (ptrdiff_t r = 0, m; r < M; r += m) {
             m = tile_rows(M - r, V);
             if (cols == V * VL) {
@@ -301,8 +342,16 @@ INLINE const real *row_of(const real *x, ptrdiff_t r, ptrdiff_t ldx) { return x 
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
 
+/* Whether the b-th of the blocks of a lone row, of V vectors each and K deep, goes together with the one after it. */
+INLINE int paired(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole, int turn)
+{
+    if (n != 1 || !FRNN_PAIRED(V, K) || b + 1 == blocks)
+        return 0;
+    return block_at(b, blocks, turn) < whole && block_at(b + 1, blocks, turn) < whole;
+}
+
 /* The pre-activations of a panel of V vectors of units, the last one perhaps cut short. */
-INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, const real *z, ptrdiff_t ldz, const real *x,
+static void rnn_panel(ptrdiff_t m, ptrdiff_t V, ptrdiff_t cols, const real *z, ptrdiff_t ldz, const real *x,
                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
                       real *buf)
 {
@@ -315,23 +364,44 @@ INLINE void rnn_panel(ptrdiff_t m, const int V, ptrdiff_t cols, const real *z, p
         from = here;
     }
     if (I) {
-        tile_to(buf, row, from, m, V, I, x, ldx, w);
+        tiles[V - 1][m - 1](I, x, ldx, 1, w, FIELDS(from), buf, row);
         from = here;
     }
-    tile_to(buf, row, from, m, V, P, h_prev, ldh_prev, w + I * row);
+    tiles[V - 1][m - 1](P, h_prev, ldh_prev, 1, w + I * row, FIELDS(from), buf, row);
+}
+
+/* Of two whole panels of a lone row. */
+static void rnn_pair(const real *z, const real *x, ptrdiff_t I, const real *h_prev, ptrdiff_t P, const real *w,
+                     real *buf)
+{
+    const start here = start_at(4, buf, PANEL, VL);
+    start from = start_at(4, z, PANEL, VL);
+    const ptrdiff_t far = (I + P) * PANEL;
+    if (I) {
+        pair_4(I, x, w, far, FIELDS(from), buf, PANEL);
+        from = here;
+    }
+    pair_4(P, h_prev, w + I * PANEL, far, FIELDS(from), buf, PANEL);
 }
 
 INLINE vec rnn_value(vec a, int relu) { return relu ? max(all(0), a) : tanh_vec(a); }
 
-INLINE void rnn_cells(ptrdiff_t m, ptrdiff_t cols, int relu, const real *buf, ptrdiff_t row, real *h, ptrdiff_t ldh)
+INLINE void rnn_row(ptrdiff_t cols, const int relu, const real *a, real *h)
 {
-    for (ptrdiff_t i = 0; i < m; i++, buf += row, h += ldh) {
-        ptrdiff_t u = 0;
-        for (; u + VL <= cols; u += VL)
-            put(h + u, rnn_value(load(buf + u), relu));
-        if (u < cols)
-            put_part(h + u, rnn_value(load(buf + u), relu), cols - u);
-    }
+    ptrdiff_t u = 0;
+    for (; u + VL <= cols; u += VL)
+        put(h + u, rnn_value(load(a + u), relu));
+    if (u < cols)
+        put_part(h + u, rnn_value(load(a + u), relu), cols - u);
+}
+
+static void rnn_cells(ptrdiff_t m, ptrdiff_t cols, int relu, const real *buf, ptrdiff_t row, real *h, ptrdiff_t ldh)
+{
+    for (ptrdiff_t i = 0; i < m; i++)
+        if (relu)
+            rnn_row(cols, 1, buf + i * row, h + i * ldh);
+        else
+            rnn_row(cols, 0, buf + i * row, h + i * ldh);
 }
 
 static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z, ptrdiff_t ldz, const real *x,
@@ -342,22 +412,17 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
     const ptrdiff_t panels = (U + PANEL - 1) / PANEL;
     for (ptrdiff_t b = 0; b < panels; b++) {
         ptrdiff_t u = block_at(b, panels, turn) * PANEL, cols = least(PANEL, U - u), V = (cols + VL - 1) / VL;
+        if (paired(n, 4, I + P, b, panels, U / PANEL, turn)) {
+            u = least(u, block_at(++b, panels, turn) * PANEL);
+            rnn_pair(z + u, x, I, h_prev, P, w + u * (I + P), buf);
+            rnn_cells(1, 2 * PANEL, relu, buf, 0, h + u, 0);
+            continue;
+        }
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, V);
-#define PANEL_OF(V)                                                                                                    \
-    rnn_panel(m, V, cols, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,         \
-              w + u * (I + P), buf)
-            switch (V) {
-            case 1: PANEL_OF(1); break;
-            case 2: PANEL_OF(2); break;
-            case 3: PANEL_OF(3); break;
-            default: PANEL_OF(4);
-            }
-#undef PANEL_OF
-            if (relu)
-                rnn_cells(m, cols, 1, buf, V * VL, h + r * ldh + u, ldh);
-            else
-                rnn_cells(m, cols, 0, buf, V * VL, h + r * ldh + u, ldh);
+            rnn_panel(m, V, cols, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,
+                      w + u * (I + P), buf);
+            rnn_cells(m, cols, relu, buf, V * VL, h + r * ldh + u, ldh);
         }
     }
 }
@@ -375,20 +440,20 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
     } while (0)
 
 /* In two passes, since from a row's gates to its h it is a long way, and the processor sees only three rows at a time. */
-INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, real *buf, real *c, real *h, ptrdiff_t ldh,
-                       real *tape)
+INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, real *buf, real *c, ptrdiff_t ldc, real *h,
+                       ptrdiff_t ldh, real *tape, ptrdiff_t ldtape)
 {
     for (ptrdiff_t r = 0; r < m; r++) {
         real *row = buf + r * 4 * VL;
         quotient i = sigmoid_of(load(row)), f = sigmoid_of(load(row + VL));
         quotient g = tanh_of(load(row + 2 * VL)), o = sigmoid_of(load(row + 3 * VL));
-        vec ft = f.num / f.den, ct = fmadd(ft, get(c + r * H, lanes), (i.num * g.num) / (i.den * g.den));
-        set(c + r * H, ct, lanes);
+        vec ft = f.num / f.den, ct = fmadd(ft, get(c + r * ldc, lanes), (i.num * g.num) / (i.den * g.den));
+        set(c + r * ldc, ct, lanes);
         put(row, ct);
         put(row + VL, o.num);
         put(row + 2 * VL, o.den);
         if (tape) {
-            real *to = tape + r * FRNN_LSTM_TAPE * H;
+            real *to = tape + r * ldtape;
             set(to, i.num / i.den, lanes);
             set(to + H, ft, lanes);
             set(to + 2 * H, g.num / g.den, lanes);
@@ -403,9 +468,9 @@ INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, real *buf, rea
     }
 }
 
-INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x,
-                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
-                       real *c, real *h, ptrdiff_t ldh, real *tape)
+INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t far, ptrdiff_t H, const real *z, ptrdiff_t ldz,
+                       const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P,
+                       const real *w, real *c, ptrdiff_t ldc, real *h, ptrdiff_t ldh, real *tape, ptrdiff_t ldtape)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
@@ -416,26 +481,32 @@ INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z,
         from = here;
     }
     if (I) {
-        tile_to(buf, row, from, m, 4, I, x, ldx, w);
+        tile_to(buf, row, from, m, 4, I, x, ldx, w, far);
         from = here;
     }
-    tile_to(buf, row, from, m, 4, P, h_prev, ldh_prev, w + I * row);
-    lstm_cells(m, lanes, H, buf, c, h, ldh, tape);
+    tile_to(buf, row, from, m, 4, P, h_prev, ldh_prev, w + I * row, far);
+    lstm_cells(m, lanes, H, buf, c, ldc, h, ldh, tape, ldtape);
 }
 
 static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *x,
                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
                       real *c, real *h, ptrdiff_t ldh, real *tape)
 {
-    const ptrdiff_t blocks = (U + VL - 1) / VL;
+    const ptrdiff_t blocks = (U + VL - 1) / VL, depth = 4 * (I + P);
     for (ptrdiff_t b = 0; b < blocks; b++) {
         ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, U - u);
+        if (paired(n, 4, I + P, b, blocks, U / VL, turn)) {
+            u = least(u, block_at(++b, blocks, turn) * VL);
+            lstm_block(2, VL, depth * VL, H, z + u, VL, x, 0, I, h_prev, 0, P, w + u * depth, c + u, VL, h + u, VL,
+                       tape ? tape + u : NULL, VL);
+            continue;
+        }
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, 4);
 #define BLOCK_OF(m, lanes)                                                                                             \
-    lstm_block(m, lanes, H, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,       \
-               w + u * 4 * (I + P), c + r * H + u, h + r * ldh + u, ldh,                                               \
-               tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL)
+    lstm_block(m, lanes, 0, H, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,    \
+               w + u * depth, c + r * H + u, H, h + r * ldh + u, ldh, tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL, \
+               FRNN_LSTM_TAPE * H)
             EACH_KIND(m, lanes);
 #undef BLOCK_OF
         }
@@ -444,7 +515,7 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
 
 /* zn (m, VL): the input's side of n; buf: room for it, then r z q. In two passes, as above. */
 INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn, ptrdiff_t ldzn, real *buf,
-                      const real *h_prev, ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape)
+                      const real *h_prev, ptrdiff_t ldh_prev, real *h, ptrdiff_t ldh, real *tape, ptrdiff_t ldtape)
 {
     for (ptrdiff_t i = 0; i < m; i++) {
         real *row = buf + i * 4 * VL;
@@ -452,8 +523,8 @@ INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn,
         put(row + 2 * VL, sigmoid_vec(load(row + 2 * VL)));
         put(row, fmadd(r, q, load(zn + i * ldzn)));
         if (tape) {
-            set(tape + i * FRNN_GRU_TAPE * H, r, lanes);
-            set(tape + i * FRNN_GRU_TAPE * H + 3 * H, q, lanes);
+            set(tape + i * ldtape, r, lanes);
+            set(tape + i * ldtape + 3 * H, q, lanes);
         }
     }
     for (ptrdiff_t i = 0; i < m; i++) {
@@ -461,47 +532,55 @@ INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn,
         vec n = tanh_vec(load(row)), z = load(row + 2 * VL);
         set(h + i * ldh, fmadd(z, get(h_prev + i * ldh_prev, lanes) - n, n), lanes);
         if (tape) {
-            set(tape + i * FRNN_GRU_TAPE * H + H, z, lanes);
-            set(tape + i * FRNN_GRU_TAPE * H + 2 * H, n, lanes);
+            set(tape + i * ldtape + H, z, lanes);
+            set(tape + i * ldtape + 2 * H, n, lanes);
         }
     }
 }
 
-INLINE void gru_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
-                      const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev,
-                      const real *own, const real *w, real *h, ptrdiff_t ldh, real *tape)
+/* own (m, lanes), ldown: these units in h_prev. */
+INLINE void gru_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t far, ptrdiff_t H, const real *z, ptrdiff_t ldz,
+                      const real *b_hn, ptrdiff_t ldb_hn, const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev,
+                      ptrdiff_t ldh_prev, const real *own, ptrdiff_t ldown, const real *w, real *h, ptrdiff_t ldh,
+                      real *tape, ptrdiff_t ldtape)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
     const start rzq = {buf + VL, row, VL, buf + 3 * VL, row}, nrz = {buf, row, VL, buf + 2 * VL, row};
-    start from = {z, ldz, H, b_hn, 0};
+    start from = {z, ldz, H, b_hn, ldb_hn};
     const real *zn = z + 2 * H;
     ptrdiff_t ldzn = ldz;
     if (I || lanes != VL) {
         take_gates(m, 2, lanes, z, ldz, H, buf + VL, row);
         take_gates(m, 1, lanes, zn, ldz, 0, buf, row);
-        take_gates(m, 1, lanes, b_hn, 0, 0, buf + 3 * VL, row);
+        take_gates(m, 1, lanes, b_hn, ldb_hn, 0, buf + 3 * VL, row);
         from = rzq, zn = buf, ldzn = row;
     }
     if (I)
-        tile_to(buf, row, nrz, m, 3, I, x, ldx, w);
-    tile_to(buf + VL, row, from, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL);
-    gru_cells(m, lanes, H, zn, ldzn, buf, own, ldh_prev, h, ldh, tape);
+        tile_to(buf, row, nrz, m, 3, I, x, ldx, w, far);
+    tile_to(buf + VL, row, from, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL, far);
+    gru_cells(m, lanes, H, zn, ldzn, buf, own, ldown, h, ldh, tape, ldtape);
 }
 
 static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *z, ptrdiff_t ldz, const real *b_hn,
                      const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,
                      const real *w, real *h, ptrdiff_t ldh, real *tape)
 {
-    const ptrdiff_t blocks = (U + VL - 1) / VL;
+    const ptrdiff_t blocks = (U + VL - 1) / VL, depth = 3 * (I + H);
     for (ptrdiff_t b = 0; b < blocks; b++) {
         ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, U - u);
+        if (paired(n, 3, I + H, b, blocks, U / VL, turn)) {
+            u = least(u, block_at(++b, blocks, turn) * VL);
+            gru_block(2, VL, depth * VL, H, z + u, VL, b_hn + u, VL, x, 0, I, h_prev, 0, h_prev + u0 + u, VL,
+                      w + u * depth, h + u, VL, tape ? tape + u : NULL, VL);
+            continue;
+        }
         for (ptrdiff_t r = 0, m; r < n; r += m) {
             m = tile_rows(n - r, 3);
 #define BLOCK_OF(m, lanes)                                                                                             \
-    gru_block(m, lanes, H, z + r * ldz + u, ldz, b_hn + u, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, \
-              h_prev + r * ldh_prev + u0 + u, w + u * 3 * (I + H), h + r * ldh + u, ldh,                               \
-              tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL)
+    gru_block(m, lanes, 0, H, z + r * ldz + u, ldz, b_hn + u, 0, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev,     \
+              ldh_prev, h_prev + r * ldh_prev + u0 + u, ldh_prev, w + u * depth, h + r * ldh + u, ldh,                 \
+              tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL, FRNN_GRU_TAPE * H)
             EACH_KIND(m, lanes);
 #undef BLOCK_OF
         }

@@ -3,6 +3,8 @@
 #define FRNN_BYTES 64
 #define FRNN_TILE_ROWS(V) ((V) == 4 ? 6 : 8) /* at most 24 accumulators, beside the V vectors of w */
 #define FRNN_KEEP(v) __asm__("" : "+v"(v))
+/* Four sums alone keep up with L2, and from there two panels at once come no faster. */
+#define FRNN_PAIRED(V, K) ((V) < 4 || (K) <= 64)
 #include "vec_types.h"
 
 #if FRNN_WIDE

@@ -3,11 +3,12 @@
  *
  * The vocabulary of body.h; vec_types.h adds what is the same everywhere.
  *   fmadd(a, b, c)     a b + c, rounded once where the processor can (else twice: see frnn.h on bits)
- *   max(a, b)          the larger; b where either is NaN, so that max(limit, x) passes a NaN x on
+ *   max, min(a, b)     the larger, the smaller; b where either is NaN, so that max(limit, x) passes a NaN x on
  *   part(p, n)         the n lanes at p, 0 <= n < VL, zeros behind; reads nothing past them
  *   put_part(p, v, n)  the reverse
  *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (82 -> 112 GFLOP/s)
  *   FRNN_TILE_ROWS(V)  rows of a tile V vectors wide: as many as the registers hold
+ *   FRNN_PAIRED(V, K)  whether two panels of a lone row, V vectors wide and K deep, are worth taking together
  */
 #define FRNN_BYTES 16
 #if defined(__aarch64__)
@@ -21,6 +22,7 @@
 #define FRNN_KEEP(v) (void)(v)
 #endif
 #endif
+#define FRNN_PAIRED(V, K) ((void)(V), (void)(K), 1)
 #include "vec_types.h"
 
 #if defined(__aarch64__) && FRNN_WIDE

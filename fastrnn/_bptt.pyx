@@ -4,10 +4,10 @@
 _rows.pxd says what ranks and packed rows are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps of a chunk.
 """
 
+from fastrnn._arrays cimport address
 from fastrnn._kernels cimport (
     Memory,
     add_rows,
-    address,
     barrier,
     gemm,
     lanes,
@@ -188,7 +188,8 @@ cdef class Backward:
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
         w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call) if into is None else weights_of(into)
         self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
-        j.x, j.out, j.dx, j.grad_out = view_of(call.x), view_of(tape.out), view_of(x, True), view_of(grad_out)
+        j.x, j.dx = view_of(call.x, self.itemsize), view_of(x, self.itemsize, True)
+        j.out, j.grad_out = view_of(tape.out, self.itemsize), view_of(grad_out, self.itemsize)
         j.tape = (<Memory>saved).at
         j.w_ih = address(call.w_ih)
         j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)

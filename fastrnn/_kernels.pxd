@@ -4,6 +4,8 @@
 csrc/frnn.h says what each primitive does, and its letters.
 """
 
+from fastrnn._arrays cimport Array
+
 cdef extern from "frnn.h" nogil:
     ctypedef struct frnn_f32:
         Py_ssize_t lanes
@@ -133,8 +135,7 @@ cdef void unflush(unsigned long saved) noexcept nogil
 
 cdef Py_ssize_t lanes(Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
-cdef void* address(object array, bint writable=*) except? NULL
-cdef bint plain(object array, Py_ssize_t itemsize, int flags, Py_buffer* view) except -1
+cdef const Array* plain(object array, Py_ssize_t itemsize, int flags) noexcept
 
 
 cdef struct Block:

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The only door to csrc: owns the chosen table of primitives. See _kernels.pxd for the shims."""
 
-from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS,
-    PyBUF_FORMAT,
-    PyBUF_STRIDES,
-    PyBUF_WRITABLE,
-    PyBuffer_Release,
-    PyObject_GetBuffer,
-)
+from fastrnn._arrays cimport ALIGNED, C_CONTIGUOUS, Array, address, fields
+
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.ref cimport PyObject
 from libc.stdint cimport uintptr_t
 from libc.string cimport memmove
 
-from numpy import ndarray
+from numpy import dtype, ndarray, zeros
+
+cdef object FLOAT32 = dtype("float32")
+cdef object FLOAT64 = dtype("float64")
 
 
 def instruction_sets():
@@ -76,29 +74,31 @@ cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:
     return (n + VL - 1) // VL * VL
 
 
-cdef void* address(object array, bint writable=False) except? NULL:
-    """Where an array's first element is, or NULL for None. The array must be kept alive by the caller."""
-    cdef Py_buffer view
-    if array is None:
-        return NULL
-    PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
-    cdef void* at = view.buf
-    PyBuffer_Release(&view)
-    return at
-
-
-cdef bint plain(object array, Py_ssize_t itemsize, int flags, Py_buffer* view) except -1:
-    """Acquire a C-contiguous array of floats of this size; False, and nothing acquired, for anything else."""
+cdef const Array* plain(object array, Py_ssize_t itemsize, int flags) noexcept:
+    """The fields of a C-contiguous array of floats of this size with these flags; NULL for anything else."""
     if type(array) is not ndarray:
-        return False
-    try:
-        PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags)
-    except (BufferError, ValueError):
-        return False
-    if view.format[0] == (c"f" if itemsize == 4 else c"d") and view.format[1] == 0:
-        return True
-    PyBuffer_Release(view)
-    return False
+        return NULL
+    cdef const Array* found = fields(array)
+    if found.descr != <PyObject*>(FLOAT32 if itemsize == 4 else FLOAT64):
+        return NULL
+    flags |= C_CONTIGUOUS | ALIGNED
+    return found if found.flags & flags == flags else NULL
+
+
+def check_layout():
+    """Whether arrays are what _arrays.pxd says they are."""
+    array = zeros((2, 3, 4), FLOAT64)[:, 1:]
+    cdef const Array* found = fields(array)
+    known = {"data": (<uintptr_t>found.data, False), "flags": found.flags, "nd": found.nd}
+    told = {"data": array.__array_interface__["data"], "flags": array.flags.num, "nd": array.ndim}
+    if known == told and found.descr == <PyObject*>FLOAT64:
+        axes = [(found.dimensions[i], found.strides[i]) for i in range(3)]
+        if axes == list(zip(array.shape, array.strides, strict=True)):
+            return
+    raise ImportError("fastrnn: NumPy's arrays are not laid out as in NumPy 1 and 2")
+
+
+check_layout()
 
 
 # ---- workspaces -----------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ B batch, I input size, H hidden size, P size of h, L layers. The same primitives
 bias instead of a hoisted projection: the same sums in the same order, hence the same bits.
 """
 
+from fastrnn._arrays cimport WRITEABLE, Array, address
 from fastrnn._kernels cimport (
     Memory,
-    address,
     flush,
     gemm,
     gru_gates,
@@ -26,7 +26,6 @@ from fastrnn._kernels cimport (
     unflush,
 )
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release
 from libc.math cimport INFINITY
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -207,35 +206,27 @@ cdef class Stepper:
         """One step: x (B, I) in, the last layer's h into out (B, P); both C-contiguous and of the right dtype."""
         self.go(address(x), address(out, True))
 
-    cdef bint fits(self, object array, int flags, Py_ssize_t width, Py_buffer* view) except -1:
-        """Acquire an array that is just what a step needs: (B, width), or (width,) with B = 1."""
-        if not plain(array, 8 if self.wide else 4, flags, view):
-            return False
-        if (view.ndim >= 1 and view.shape[view.ndim - 1] == width
-                and (view.ndim == 2 and view.shape[0] == self.B or view.ndim == 1 and self.B == 1)):
-            return True
-        PyBuffer_Release(view)
-        return False
+    cdef const Array* fits(self, object array, int flags, Py_ssize_t width) noexcept:
+        """The fields of an array that is just what a step needs, (B, width), or (width,) with B = 1; else NULL."""
+        cdef const Array* a = plain(array, 8 if self.wide else 4, flags)
+        if (a != NULL and (a.nd == 1 and self.B == 1 or a.nd == 2 and a.dimensions[0] == self.B)
+                and a.dimensions[a.nd - 1] == width):
+            return a
+        return NULL
 
     def feed(self, x, out=None):
         """One step on plain arrays, x (B, I) or (I,), checked here and fast; None, and nothing done, for any other."""
-        cdef Py_buffer x_view, out_view
-        cdef bint same
-        if not self.fits(x, 0, self.I, &x_view):
+        cdef const Array* to
+        cdef const Array* a = self.fits(x, 0, self.I)
+        if a == NULL:
             return None
         if out is None:
-            out = self.empty(self.P if x_view.ndim == 1 else self.shape, self.dtype)
-        if not self.fits(out, PyBUF_WRITABLE, self.P, &out_view):
-            PyBuffer_Release(&x_view)
+            out = self.empty(self.P if a.nd == 1 else self.shape, self.dtype)
+        to = self.fits(out, WRITEABLE, self.P)
+        if to == NULL or to.nd != a.nd:
             return None
-        same = x_view.ndim == out_view.ndim
-        try:
-            if same:
-                self.go(x_view.buf, out_view.buf)
-        finally:
-            PyBuffer_Release(&x_view)
-            PyBuffer_Release(&out_view)
-        return out if same else None
+        self.go(a.data, to.data)
+        return out
 
     def state(self):
         """Copies of h (L, B, P) and of c (L, B, H), which is None for RNN and GRU."""

@@ -5,9 +5,9 @@ _rows.pxd says what ranks and packed rows are; r0..r1-1 are the ranks of one thr
 of a chunk.
 """
 
+from fastrnn._arrays cimport Array, address, fields
 from fastrnn._kernels cimport (
     Memory,
-    address,
     barrier,
     gemm,
     lanes,
@@ -18,7 +18,6 @@ from fastrnn._kernels cimport (
 )
 from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, consecutive, gather, offset, scatter
 
-from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
@@ -102,15 +101,11 @@ cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
-cdef View view_of(object array, bint writable=False) except *:
+cdef View view_of(object array, Py_ssize_t itemsize, bint writable=False) except *:
     cdef View v
-    cdef Py_buffer buffer
-    v.data, v.step, v.row = NULL, 0, 0
-    if array is not None:
-        PyObject_GetBuffer(array, &buffer, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
-        v.data, v.step, v.row = <char*>buffer.buf, buffer.strides[0], buffer.strides[1]
-        v.step, v.row = v.step // buffer.itemsize, v.row // buffer.itemsize
-        PyBuffer_Release(&buffer)
+    v.data, v.step, v.row = <char*>address(array, writable), 0, 0
+    if v.data != NULL:
+        v.step, v.row = fields(array).strides[0] // itemsize, fields(array).strides[1] // itemsize
     return v
 
 
@@ -304,40 +299,34 @@ cdef class Packed:
 
     cdef object state(self, object given, Py_ssize_t B, Py_ssize_t width):
         """A new (1, B, width) with what is given, zeros for None; None if that is not just such an array."""
-        cdef Py_buffer view
         if given is None:
             return zeros((1, B, width), self.dtype)
-        if not plain(given, itemsize(&self.job), 0, &view):
+        cdef const Array* a = plain(given, itemsize(&self.job), 0)
+        if a == NULL or a.nd != 3 or a.dimensions[0] != 1 or a.dimensions[1] != B or a.dimensions[2] != width:
             return None
-        state = None
-        if view.ndim == 3 and view.shape[0] == 1 and view.shape[1] == B and view.shape[2] == width:
-            state = empty((1, B, width), self.dtype)
-            memcpy(address(state, True), view.buf, view.len)
-        PyBuffer_Release(&view)
+        state = empty((1, B, width), self.dtype)
+        memcpy(address(state), a.data, B * width * itemsize(&self.job))
         return state
 
     def serve(self, x, state, bint batch_first):
         """A layer's call, checked here and fast, on plain arrays: x (T, B, I), or (B, T, I), and its initial state.
         Gives `out` and the final state; None, with nothing done, for anything else."""
         cdef Job j = self.job
-        cdef Py_buffer view
-        cdef bint fits, lstm = j.G == 4
-        if not plain(x, itemsize(&j), 0, &view):
+        cdef bint lstm = j.G == 4
+        cdef const Array* a = plain(x, itemsize(&j), 0)
+        if a == NULL or a.nd != 3 or a.dimensions[2] != j.I or a.dimensions[0] == 0 or a.dimensions[1] == 0:
             return None
-        fits = view.ndim == 3 and view.shape[2] == j.I and view.len > 0
-        if fits:
-            j.q.T, j.q.B = view.shape[batch_first], view.shape[not batch_first]
-        PyBuffer_Release(&view)
-        if not fits or lstm and state is not None and (type(state) is not tuple or len(state) != 2):
+        if lstm and state is not None and (type(state) is not tuple or len(state) != 2):
             return None
+        j.q.T, j.q.B = a.dimensions[batch_first], a.dimensions[not batch_first]
         h0, c0 = state if lstm and state is not None else (state, None)
         h, c = self.state(h0, j.q.B, j.P), self.state(c0, j.q.B, j.H) if lstm else None
         if h is None or lstm and c is None:
             return None
         out = empty((j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P), self.dtype)
         j.q.R, j.q.direct = j.q.T * j.q.B, True
-        j.x, j.out = laid_out(address(x), &j.q, j.I, batch_first), laid_out(address(out, True), &j.q, j.P, batch_first)
-        j.h0, j.c = address(h, True), address(c, True)
+        j.x, j.out = laid_out(a.data, &j.q, j.I, batch_first), laid_out(address(out), &j.q, j.P, batch_first)
+        j.h0, j.c = address(h), address(c)
         run(&j, None)
         last_h(&j, <void*>j.h0)
         return out, (h, c) if lstm else h
@@ -376,7 +365,8 @@ def forward(call, bint training, out, Packed w):
     if training:
         tape = Memory(j.q.R * j.tape_width * itemsize(&j))
         h, c = h0.copy(), None if c0 is None else c0.copy()
-    j.x, j.out, j.h0, j.c = view_of(call.x), view_of(out, True), address(h0), address(c, True)
+    j.x, j.out = view_of(call.x, itemsize(&j)), view_of(out, itemsize(&j), True)
+    j.h0, j.c = address(h0), address(c, True)
     run(&j, tape)
     clear_padding(&j.out, &j.q, j.P, itemsize(&j))
     if ragged is None and j.q.T > 0:

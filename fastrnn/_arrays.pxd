@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""NumPy's arrays as C sees them. All inline, so there is no _arrays.pyx.
+
+The buffer protocol says the same, but takes 60 ns for an array, which is what a small step of a stream takes in all. Only
+exact arrays, no subclasses, may come here: `_check` makes sure of that.
+"""
+
+from cpython.ref cimport PyObject
+
+cdef extern from *:
+    """
+    /* How PyArrayObject_fields begins, in numpy/ndarraytypes.h: part of NumPy's ABI, the same in 1.x and 2.x. Mirrored, so
+     * that the build needs no NumPy; _kernels makes sure, when it is imported, that it holds for the NumPy at hand. */
+    typedef struct {
+        PyObject_HEAD
+        char *data;
+        int nd;
+        Py_ssize_t *dimensions, *strides;
+        PyObject *base, *descr;
+        int flags;
+    } frnn_array;
+    """
+    ctypedef struct Array "frnn_array":
+        char* data
+        int nd
+        Py_ssize_t* dimensions
+        Py_ssize_t* strides
+        PyObject* descr
+        int flags
+
+cdef enum:
+    C_CONTIGUOUS = 0x1
+    ALIGNED = 0x100
+    WRITEABLE = 0x400
+
+
+cdef inline Array* fields(object array) noexcept:
+    return <Array*><PyObject*>array
+
+
+cdef inline void* address(object array, bint writable=False) except? NULL:
+    """Where an array's first element is, or NULL for None. The array must be kept alive by the caller."""
+    if array is None:
+        return NULL
+    if writable and not fields(array).flags & WRITEABLE:
+        raise ValueError("array: needs one that may be written to")
+    return fields(array).data
