@@ -9,23 +9,33 @@ from cpython.ref cimport PyObject
 
 cdef extern from *:
     """
-    /* How PyArrayObject_fields begins, in numpy/ndarraytypes.h: part of NumPy's ABI, the same in 1.x and 2.x. Mirrored, so
-     * that the build needs no NumPy; _kernels makes sure, when it is imported, that it holds for the NumPy at hand. */
+    /* How PyArray_Descr and PyArrayObject_fields begin, in numpy/ndarraytypes.h: part of NumPy's ABI, the same in 1.x and
+     * 2.x. Mirrored, so that the build needs no NumPy; _kernels makes sure, when it is imported, that it holds for the
+     * NumPy at hand. */
+    typedef struct {
+        PyObject_HEAD
+        PyTypeObject *typeobj;
+        char kind, type, byteorder;
+    } frnn_dtype;
     typedef struct {
         PyObject_HEAD
         char *data;
         int nd;
         Py_ssize_t *dimensions, *strides;
-        PyObject *base, *descr;
+        PyObject *base;
+        frnn_dtype *descr;
         int flags;
     } frnn_array;
     """
+    ctypedef struct DType "frnn_dtype":
+        char type                  # as dtype.char
+        char byteorder             # as dtype.byteorder
     ctypedef struct Array "frnn_array":
         char* data
         int nd
         Py_ssize_t* dimensions
         Py_ssize_t* strides
-        PyObject* descr
+        DType* descr
         int flags
 
 cdef enum:

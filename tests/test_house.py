@@ -48,14 +48,15 @@ def test_imports_point_down():
 @pytest.mark.parametrize(
     ("module", "below"),
     [
-        ("_kernels", set()),
+        ("_arrays", set()),
+        ("_kernels", {"_arrays"}),
         ("_rows", {"_kernels"}),
-        ("_unroll", {"_kernels", "_rows"}),
-        ("_bptt", {"_kernels", "_rows", "_unroll", "_records"}),
+        ("_unroll", {"_arrays", "_kernels", "_rows"}),
+        ("_bptt", {"_arrays", "_kernels", "_rows", "_unroll", "_records"}),
         ("_rnn", {"_kernels", "_unroll", "_bptt"}),
         ("_lstm", {"_kernels", "_unroll", "_bptt"}),
         ("_gru", {"_kernels", "_unroll", "_bptt"}),
-        ("_stepper", {"_kernels", "_unroll"}),
+        ("_stepper", {"_arrays", "_kernels", "_unroll"}),
     ],
 )
 def test_compiled_modules_import_down(module, below):

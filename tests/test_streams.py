@@ -7,11 +7,12 @@ T time steps, B batch, I input size, H hidden size.
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
 
-from fastrnn import config, reference
+from fastrnn import config, native, reference
 from fastrnn.layers import GRU, LSTM, RNN
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -111,6 +112,28 @@ def test_out_may_be_the_input():
     x = np.ones((2, H), np.float32)
     expected = layer.stream(2)(x)
     assert np.array_equal(layer.stream(2)(x, out=x), expected)
+
+
+def arrays_of_every_kind():
+    """One row each, with whether the short way may take it."""
+    x, grid = np.linspace(-1, 1, I, dtype=np.float32), np.zeros((I, 2), np.float32)
+    shifted = np.frombuffer(b"." + x.tobytes(), np.float32, offset=1)
+    grid[:, 0] = x
+    yield x, True
+    yield pickle.loads(pickle.dumps(x)), True  # whose dtype is another object
+    yield shifted, False
+    yield grid[:, 0], False
+    yield x.astype(x.dtype.newbyteorder()), False
+
+
+def test_the_short_way_takes_plain_arrays_and_no_others():
+    layer = make("lstm")
+    expected, _ = layer(np.linspace(-1, 1, I, dtype=np.float32)[None])
+    for x, plain in arrays_of_every_kind():
+        stepper = native.Stepper(layer.cell, layer.variant, layer._weights, 1)
+        assert (stepper.feed(x) is not None) == plain
+        np.testing.assert_allclose(layer.stream()(x), expected[0], rtol=1e-5)
+    assert stepper.feed(x.astype(np.float64)) is None
 
 
 @each_kind
