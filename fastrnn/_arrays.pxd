@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
 """NumPy's arrays as C sees them. All inline, so there is no _arrays.pyx.
 
-The buffer protocol says the same, but takes 60 ns for an array, which is what a small step of a stream takes in all. Only
-exact arrays, no subclasses, may come here: `_check` makes sure of that.
+The buffer protocol says the same, but takes 60 ns for an array, which is what a small step of a stream takes in all.
+Only exact arrays, no subclasses, may come here: `_check` makes sure of that.
 """
 
 from cpython.ref cimport PyObject
 
 cdef extern from *:
     """
-    /* How PyArray_Descr and PyArrayObject_fields begin, in numpy/ndarraytypes.h: part of NumPy's ABI, the same in 1.x and
-     * 2.x. Mirrored, so that the build needs no NumPy; _kernels makes sure, when it is imported, that it holds for the
-     * NumPy at hand. */
+    /* How PyArray_Descr and PyArrayObject_fields begin, in numpy/ndarraytypes.h: part of NumPy's ABI, the same in 1.x
+     * and 2.x. Mirrored, so that the build needs no NumPy; _kernels makes sure, when it is imported, that it holds for
+     * the NumPy at hand. */
     typedef struct {
         PyObject_HEAD
         PyTypeObject *typeobj;
