@@ -104,10 +104,29 @@ check_layout()
 cdef enum:
     SPARES = 32
     SPARE_BYTES = 64 << 20
+    HUGE_BYTES = 8 << 20  # from here on pages of 2 MiB are worth having: less to look up, fewer to be handed out
 
 cdef Block spares[SPARES]
 cdef int n_spares = 0
 cdef Py_ssize_t spare_bytes = 0
+
+
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    static void frnn_want_huge_pages(void *start, Py_ssize_t size)
+    {
+        const uintptr_t page = (uintptr_t)1 << 21;
+        uintptr_t first = ((uintptr_t)start + page - 1) / page * page, end = ((uintptr_t)start + size) / page * page;
+        if (first < end)
+            madvise((void *)first, end - first, MADV_HUGEPAGE);
+    }
+    #else
+    #define frnn_want_huge_pages(start, size)
+    #endif
+    """
+    void want_huge_pages "frnn_want_huge_pages"(void* start, Py_ssize_t size)
 
 
 cdef Block pop_spare(int i) noexcept:
@@ -131,6 +150,8 @@ cdef Block new_block(Py_ssize_t size) except *:
     block.start, block.room = PyMem_RawMalloc(size + 64), size
     if block.start is NULL:
         raise MemoryError(f"no memory for a workspace of {size} bytes")
+    if size >= HUGE_BYTES:
+        want_huge_pages(block.start, size)
     return block
 
 
