@@ -6,7 +6,8 @@
  * rows, u the first unit of a block, buf a tile of accumulators between the product and the cell: [row][vector][lane]. */
 
 #define PANEL (4 * VL)
-#define BUF (8 * 4 * FRNN_BYTES / sizeof(real)) /* the largest tile */
+#define FAR ((ptrdiff_t)((2 << 20) / sizeof(real))) /* elements: more are in no cache that is near */
+#define BUF (8 * 4 * FRNN_BYTES / sizeof(real))     /* the largest tile */
 #define ALIGNED __attribute__((aligned(64)))
 
 #include "activations.h"
@@ -264,6 +265,14 @@ static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t
     }
 }
 
+/* Asks for the next tile's place in c while this tile is at work. */
+INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
+{
+    for (ptrdiff_t r = 0; r < m; r++)
+        for (ptrdiff_t v = 0; v < V; v++)
+            __builtin_prefetch(c + r * ldc + v * VL);
+}
+
 /* The vectors run along d, so that c comes out as the gradients are kept; a is read as it stands, a column of it being
  * a row of the tile (packing a, or c transposed, were both slower). */
 static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d, ptrdiff_t ldd,
@@ -277,6 +286,8 @@ static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_
         for (ptrdiff_t r = 0, m; r < M; r += m) {
             real *cn = c + r * ldc + n;
             m = tile_rows(M - r, V);
+            if (M * N > FAR)
+                fetch_rows(least(m, M - r - m), V, cn + m * ldc, ldc);
             if (cols == row) {
                 from = start_at(V, cn, ldc, VL);
                 tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
