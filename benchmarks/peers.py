@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import cases
@@ -29,12 +29,16 @@ import numpy as np
 from _peer_grid import OURS, PEERS, Entry, Result, grid
 from _peer_report import record, report, versions
 from _peer_task import Peak, Task
-from floors import BATCH_SECONDS, CASE_SECONDS, NOISY
+from floors import CASE_SECONDS, NOISY
 
 from fastrnn.cli import THREAD_VARIABLES, progress
 from fastrnn.config import describe
 
 FEWEST_ROUNDS = 3
+BATCH_SECONDS = 0.02  # so long one library runs without a break
+# Threads wait for their next call at full speed, NumPy's of OpenBLAS for 90 ms, those of ONNX Runtime for 30 ms, and
+# whoever came next would have half of the machine.
+QUIET_SECONDS = 0.12
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -62,6 +66,8 @@ class Process:
 
     def ask(self, what: Peak | Task | int) -> Any:
         """What it answers: see `_peer_worker`."""
+        if self.threads > 1 and isinstance(what, int):
+            sleep(QUIET_SECONDS)
         try:
             pickle.dump(what, self._process.stdin, pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()

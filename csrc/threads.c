@@ -83,7 +83,8 @@ static struct {
     int workers, sleepers, parts;
     frnn_task task;
     void *job;
-    unsigned born[MOST];               /* the round each worker was made in: it starts with the next */
+    unsigned born[MOST]; /* the round each worker was made in: it starts with the next */
+    pthread_t thread[MOST];
     atomic_bool asleep[MOST];          /* or not yet there */
     _Alignas(64) atomic_uint round;    /* of tasks; every worker takes note of each */
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
@@ -223,12 +224,11 @@ static int hire(int want)
     pthread_once(&once, register_fork_handler);
     while (pool.workers < want) {
         int part = pool.workers + 1;
-        pthread_t thread;
         pool.born[part] = atomic_load(&pool.round);
         atomic_store(&pool.asleep[part], true);
-        if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)part) != 0)
+        if (pthread_create(&pool.thread[part], NULL, worker, (void *)(intptr_t)part) != 0)
             break;
-        pthread_detach(thread);
+        pthread_detach(pool.thread[part]);
         pool.workers++;
     }
     return pool.workers;
@@ -241,6 +241,33 @@ static bool all_awake(int parts)
             return false;
     return true;
 }
+
+#if defined(__linux__)
+static void keep_workers_on(const cpu_set_t *processors)
+{
+    for (int part = 1; part <= pool.workers; part++)
+        pthread_setaffinity_np(pool.thread[part], sizeof *processors, processors);
+}
+
+/* Linux often wakes a thread on the very processor of who wakes it, and would have it wait there for this call's end.
+ * Where a thread may go counts in the moment it wakes; after that it may be moved anywhere again. */
+static void wake_elsewhere(void)
+{
+    cpu_set_t all, others;
+    int here = sched_getcpu();
+    bool choice = here >= 0 && pthread_getaffinity_np(pthread_self(), sizeof all, &all) == 0 && CPU_COUNT(&all) > 1;
+    if (choice) {
+        others = all;
+        CPU_CLR((unsigned)here, &others);
+        keep_workers_on(&others);
+    }
+    pthread_cond_broadcast(&pool.wake);
+    if (choice)
+        keep_workers_on(&all);
+}
+#else
+static void wake_elsewhere(void) { pthread_cond_broadcast(&pool.wake); }
+#endif
 
 static void run_shared(frnn_task task, void *job, int parts)
 {
@@ -255,7 +282,7 @@ static void run_shared(frnn_task task, void *job, int parts)
     atomic_fetch_add_explicit(&pool.round, 1, memory_order_release);
     pthread_mutex_lock(&pool.sleep);
     if (pool.sleepers)
-        pthread_cond_broadcast(&pool.wake);
+        wake_elsewhere();
     pthread_mutex_unlock(&pool.sleep);
     task(job, 0, parts);
     while (atomic_load_explicit(&pool.running, memory_order_acquire))
