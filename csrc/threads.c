@@ -72,10 +72,11 @@ enum {
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
     LATE = 2,           /* calls in a row that were not worth several threads: one is a hiccup */
     APART = 10,         /* calls on one thread after that; doubled each time ... */
-    MOST_APART = 1000,  /* ... up to here */
+    MOST_APART = 1000,  /* ... up to here, or to as many as take SECONDS_APART */
 };
 
 static const double WAKING = 3e-4; /* seconds that a worker may take to wake, or to be made */
+static const double SECONDS_APART = 0.3;
 
 static struct {
     pthread_mutex_t caller, sleep;
@@ -169,7 +170,9 @@ void frnn_judge(double seconds, double idle, int parts)
         pool.late = 0;
         pool.next_apart = APART;
     } else if (++pool.late >= LATE) {
-        atomic_store_explicit(&pool.apart, pool.next_apart, memory_order_relaxed);
+        int most = seconds * MOST_APART < SECONDS_APART ? MOST_APART : (int)(SECONDS_APART / seconds);
+        int apart = pool.next_apart < most ? pool.next_apart : most;
+        atomic_store_explicit(&pool.apart, apart > APART ? apart : APART, memory_order_relaxed);
         pool.next_apart = 2 * pool.next_apart < MOST_APART ? 2 * pool.next_apart : MOST_APART;
     }
 }

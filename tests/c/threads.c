@@ -88,10 +88,10 @@ static int questions_denied(void)
     return denied;
 }
 
-/* Two parts of a second each, the caller's share of it spent waiting in vain or not. */
-static int denied_after(double idle)
+/* Two parts of so many seconds each, the caller's share of it spent waiting in vain or not. */
+static int denied_after(double idle, double seconds)
 {
-    frnn_judge(1, idle, 2);
+    frnn_judge(seconds, idle * seconds, 2);
     return questions_denied();
 }
 
@@ -101,12 +101,13 @@ static void check_punctual(void)
 {
     frnn_judge(1, 0, 2); /* forgets how the tasks before went */
     questions_denied();
-    REQUIRE(denied_after(0.9) == 0 && denied_after(0.1) == 0); /* a hiccup */
-    REQUIRE(denied_after(0.5) == 0);
+    REQUIRE(denied_after(0.9, 1e-4) == 0 && denied_after(0.1, 1e-4) == 0); /* a hiccup */
+    REQUIRE(denied_after(0.5, 1e-4) == 0);
     for (int apart = APART; apart < 2 * MOST_APART; apart *= 2)
-        REQUIRE(denied_after(0.5) == (apart < MOST_APART ? apart : MOST_APART));
-    REQUIRE(denied_after(0.4) == 0 && denied_after(0.9) == 0);
-    REQUIRE(denied_after(0.9) == APART); /* what came before is forgotten */
+        REQUIRE(denied_after(0.5, 1e-4) == (apart < MOST_APART ? apart : MOST_APART));
+    REQUIRE(denied_after(0.5, 0.01) == 30 && denied_after(0.5, 1) == APART); /* long ones are asked again sooner */
+    REQUIRE(denied_after(0.4, 1e-4) == 0 && denied_after(0.9, 1e-4) == 0);
+    REQUIRE(denied_after(0.9, 1e-4) == APART); /* what came before is forgotten */
     frnn_judge(1, 0, 2);
 }
 
