@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""One time step at a time through a stack of layers: weights packed once, W_ih and W_hh one after the other.
+"""One time step at a time through a stack of layers: weights packed once, W_ih and W_hh one after the other. And a lone
+step of a lone row, for which weights are not worth packing.
 
 B batch, I input size, H hidden size, P size of h, L layers. The same primitives as the time loops, started from the
 bias instead of a hoisted projection: the same sums in the same order, hence the same bits.
@@ -14,6 +15,7 @@ from fastrnn._kernels cimport (
     gru_reset,
     gru_step,
     lanes,
+    lstm_cell,
     lstm_step,
     pack_columns,
     pack_gates,
@@ -21,10 +23,12 @@ from fastrnn._kernels cimport (
     padded,
     plain,
     real,
+    rnn_cell,
     rnn_step,
     summed,
     unflush,
 )
+from fastrnn._unroll cimport state_of
 
 from libc.math cimport INFINITY
 from libc.stdlib cimport calloc, free
@@ -250,3 +254,72 @@ cdef class Stepper:
             memset(self.cells.at, 0, self.cells.size)
         else:
             memcpy(self.cells.at, address(c), self.cells.size)
+
+
+# ---- a lone step ----------------------------------------------------------------------------------------------------
+
+
+cdef void add_product(Py_ssize_t N, Py_ssize_t K, const real* w, const real* a, const real* z, real* c,
+                      real* panel) noexcept nogil:
+    """c (N,) = z + w a, with w (N, K) as it was given: packed a panel at a time, and used where it is."""
+    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, cols
+    while n < N:
+        cols = min(width, N - n)
+        pack_columns(K, cols, 1, w + n * K, K, panel, K, 0)
+        gemm(1, cols, K, a, K, panel, z + n, 0, c + n, N)
+        n += width
+
+
+cdef void lone(Cell cell, Py_ssize_t I, Py_ssize_t H, const real* x, const real* w_ih, const real* w_hh,
+               const real* bias, const real* b_hn, const real* h_prev, real* c, real* h, real* work) noexcept nogil:
+    """A step's products, then its cell: the sums and formulas of a fused step. work: 6 H elements and a panel."""
+    cdef Py_ssize_t gates = 4 if cell == LSTM else 3 if cell == GRU_AFTER else 1
+    cdef real* z = work
+    cdef real* q = z + 4 * H
+    cdef real* rh = q + H
+    cdef real* panel = rh + H
+    cdef real* none = NULL
+    add_product(gates * H, I, w_ih, x, bias, z, panel)
+    add_product((2 if cell == GRU_AFTER else gates) * H, H, w_hh, h_prev, z, z, panel)
+    if cell == LSTM:
+        lstm_cell(1, H, <real>INFINITY, z, <const real*>none, c, h, H)
+    elif cell == GRU_AFTER:
+        add_product(H, H, w_hh + 2 * H * H, h_prev, b_hn, q, panel)
+        gru_gates(1, H, <real>INFINITY, z, h_prev, H, rh, H)
+        gru_reset(1, H, <real>INFINITY, z, q, h_prev, H, h, H, none)
+    else:
+        rnn_cell(1, H, cell == RNN_RELU, <real>INFINITY, z, h, H)
+
+
+def lone_step(call, x, state):
+    """What a layer with the weights of a call makes of x (1, 1, I): (out, state); None, with nothing done, for any
+    other x or state, and for a cell that takes the product of a product."""
+    cdef Cell cell = CELLS[call.variant]
+    cdef Py_ssize_t I = call.I, H = call.H, size = call.w_ih.itemsize
+    cdef const Array* a = plain(x, size, 0)
+    if a == NULL or a.nd != 3 or a.dimensions[0] != 1 or a.dimensions[1] != 1 or a.dimensions[2] != I:
+        return None
+    if cell == GRU_BEFORE or call.P != H:
+        return None
+    if cell == LSTM and state is not None and (type(state) is not tuple or len(state) != 2):
+        return None
+    h0, c0 = state if cell == LSTM and state is not None else (state, None)
+    h, c = state_of(h0, 1, H, call.dtype), state_of(c0, 1, H, call.dtype) if cell == LSTM else None
+    if h is None or cell == LSTM and c is None:
+        return None
+    out = np.empty((1, 1, H), call.dtype)
+    cdef Py_ssize_t rows = call.w_ih.shape[0]
+    cdef Memory bias = summed(call.b_ih, call.b_hh, 0, 2 * H if cell == GRU_AFTER else rows, rows, size)
+    cdef Memory b_hn = summed(None, call.b_hh, 2 * H, H, H, size) if cell == GRU_AFTER else None
+    cdef Memory work = Memory((6 * H + 4 * lanes(size) * max(I, H)) * size)
+    cdef void* at_b_hn = b_hn.at if b_hn is not None else NULL
+    cdef unsigned long saved = flush()
+    if size == 8:
+        lone(cell, I, H, <double*>a.data, <double*>address(call.w_ih), <double*>address(call.w_hh), <double*>bias.at,
+             <double*>at_b_hn, <double*>address(h), <double*>address(c), <double*>address(out), <double*>work.at)
+    else:
+        lone(cell, I, H, <float*>a.data, <float*>address(call.w_ih), <float*>address(call.w_hh), <float*>bias.at,
+             <float*>at_b_hn, <float*>address(h), <float*>address(c), <float*>address(out), <float*>work.at)
+    unflush(saved)
+    memcpy(address(h), address(out), H * size)
+    return out, (h, c) if cell == LSTM else h

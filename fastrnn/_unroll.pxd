@@ -57,9 +57,9 @@ cdef class Packed:
     cdef object dtype
     cdef list keep
     cdef const void* hold(self, Memory memory)
-    cdef object state(self, object given, Py_ssize_t B, Py_ssize_t width)
 
 
+cdef object state_of(object given, Py_ssize_t B, Py_ssize_t width, object dtype)
 cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra)
 
 # What _bptt shares work out and reads arrays with, too.

@@ -19,7 +19,7 @@ from fastrnn._kernels cimport (
 from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, consecutive, gather, offset, scatter
 
 from libc.math cimport INFINITY
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from numpy import empty, empty_like, zeros
 
@@ -289,6 +289,16 @@ cdef inline Py_ssize_t itemsize(const Job* j) noexcept nogil:
     return 8 if j.wide else 4
 
 
+cdef object state_of(object given, Py_ssize_t B, Py_ssize_t width, object dtype):
+    """A new (1, B, width) with what is given, zeros for None; None if that is not just such an array."""
+    if given is None:
+        return zeros((1, B, width), dtype)
+    cdef const Array* a = plain(given, dtype.itemsize, 0)
+    if a == NULL or a.nd != 3 or a.dimensions[0] != 1 or a.dimensions[1] != B or a.dimensions[2] != width:
+        return None
+    return given.copy()
+
+
 cdef class Packed:
     """The weights of one layer and direction, packed, and all of a Job that follows from them."""
 
@@ -296,17 +306,6 @@ cdef class Packed:
         """Where this memory is, kept alive from now on."""
         self.keep.append(memory)
         return memory.at
-
-    cdef object state(self, object given, Py_ssize_t B, Py_ssize_t width):
-        """A new (1, B, width) with what is given, zeros for None; None if that is not just such an array."""
-        if given is None:
-            return zeros((1, B, width), self.dtype)
-        cdef const Array* a = plain(given, itemsize(&self.job), 0)
-        if a == NULL or a.nd != 3 or a.dimensions[0] != 1 or a.dimensions[1] != B or a.dimensions[2] != width:
-            return None
-        state = empty((1, B, width), self.dtype)
-        memcpy(address(state), a.data, B * width * itemsize(&self.job))
-        return state
 
     def serve(self, x, state, bint batch_first):
         """A layer's call, checked here and fast, on plain arrays: x (T, B, I), or (B, T, I), and its initial state.
@@ -320,7 +319,7 @@ cdef class Packed:
             return None
         j.q.T, j.q.B = a.dimensions[batch_first], a.dimensions[not batch_first]
         h0, c0 = state if lstm and state is not None else (state, None)
-        h, c = self.state(h0, j.q.B, j.P), self.state(c0, j.q.B, j.H) if lstm else None
+        h, c = state_of(h0, j.q.B, j.P, self.dtype), state_of(c0, j.q.B, j.H, self.dtype) if lstm else None
         if h is None or lstm and c is None:
             return None
         out = empty((j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P), self.dtype)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from . import _gru, _lstm, _rnn, _unroll
-from ._stepper import Stepper
+from ._stepper import Stepper, lone_step
 
 __all__ = ["Stepper", "backward", "forward", "pack", "serve"]
 
@@ -31,4 +31,9 @@ def serve(call, packed, x, state, batch_first):
 
     call: any with the layer's weights; packed: those, packed, or None.
     """
-    return (pack(call) if packed is None else packed).serve(x, state, batch_first)
+    if packed is None:
+        served = lone_step(call, x, state)
+        if served is not None:
+            return served
+        packed = pack(call)
+    return packed.serve(x, state, batch_first)

@@ -242,6 +242,19 @@ def test_packed_weights(cell, variant, P, dtype, ragged):
         same_bits(forward(native, call, training, packed=packed)[0], forward(native, call)[0])
 
 
+@pytest.mark.parametrize("given", PARTS)
+@each_dtype
+@each_cell
+def test_a_lone_step_has_the_bits_of_packed_weights(cell, variant, P, dtype, given):
+    for I, H in ((3, 1), (13, 50), (70, 33)):
+        call = call_of(cell, make_case(cell, variant, T=1, B=1, I=I, H=H, P=P, dtype=dtype, bias=given, state=given))
+        state = [None if part is None else part[None] for part in (call.h0, call.c0)]
+        arguments = call.x, tuple(state) if cell == "lstm" else state[0], False
+        (out, lone), (expected, end) = (native.serve(call, packed, *arguments) for packed in (None, native.pack(call)))
+        for a, b in zip((out, *lone), (expected, *end), strict=True):
+            assert a.dtype == b.dtype and np.array_equal(a, b)
+
+
 @each_dtype
 @each_cell
 def test_packed_weights_of_another_instruction_set_are_refused(cell, variant, P, dtype, isa):
