@@ -18,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 HEADERS = sorted(glob("csrc/*.h"))
 FLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 CORE = [] if sys.platform == "darwin" else ["-funswitch-loops", "-fpeel-loops"]  # Clang has them in -O2
+SMALL = ["-Os"]  # what these modules call takes the time
 LINK = ["-pthread"]
 if sys.platform == "linux":  # no symbols, no tables to unwind by, no page of padding between code and constants
     FLAGS += ["-fno-asynchronous-unwind-tables"]
@@ -67,10 +68,10 @@ setup(
         [
             extension("_kernels", *sorted(glob("csrc/*.c")), flags=CORE),
             extension("_unroll"),
-            extension("_bptt"),
-            extension("_rnn"),
-            extension("_lstm"),
-            extension("_gru"),
+            extension("_bptt", flags=SMALL),
+            extension("_rnn", flags=SMALL),
+            extension("_lstm", flags=SMALL),
+            extension("_gru", flags=SMALL),
             extension("_stepper"),
         ],
         compiler_directives={
