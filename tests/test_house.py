@@ -160,6 +160,19 @@ def test_readme_examples(tmp_path, monkeypatch):
         exec(compile(block, f"README.md, block {number}", "exec"), known)
 
 
+def included():
+    """(document, file, text): what an include of the documentation begins after or ends before."""
+    for path in sources("docs/*.md"):
+        for file, options in re.findall(r"```\{(?:literal)?include\} (\S+)\n((?::.*\n)*)", path.read_text("utf-8")):
+            for text in re.findall(r":(?:start-after|end-before): (.+)", options):
+                yield path.name, file, text.strip('"')
+
+
+@pytest.mark.parametrize(("document", "file", "text"), list(included()))
+def test_what_documents_include_is_there(document, file, text):
+    assert text in (ROOT / "docs" / file).read_text("utf-8"), document
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_gives_the_two_commands(command):
     assert command in (ROOT / "README.md").read_text()
