@@ -97,7 +97,7 @@ static void gemm(bench *b)
 {
     ptrdiff_t n = b->n, K = b->K, N = b->N;
     real *a = operand(b, n * K), *w = operand(b, K * padded(b, N)), *bias = operand(b, N), *c = operand(b, n * N);
-    TIMED(b, 2.0 * n * K * N) b->k->gemm(n, N, K, a, K, w, bias, 0, c, N);
+    TIMED(b, 2.0 * n * K * N) b->k->gemm(0, n, N, K, a, K, w, bias, 0, c, N);
 }
 
 /* Here the sum runs over the rows. */
@@ -106,7 +106,7 @@ static void outer(bench *b)
     ptrdiff_t n = b->n, K = b->K, N = b->N;
     real *a = operand(b, n * K), *d = operand(b, n * N), *c = operand(b, K * N);
     real *work = operand(b, n * 4 * b->k->lanes);
-    TIMED(b, 2.0 * n * K * N) b->k->outer(n, K, N, a, K, d, N, c, N, work);
+    TIMED(b, 2.0 * n * K * N) b->k->outer(1, n, K, N, a, K, d, N, c, N, work);
 }
 
 static void pack_columns(bench *b)

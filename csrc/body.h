@@ -212,6 +212,17 @@ INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V,
         tiles[V - 1][m - 1](K, a, lda, 1, w, FIELDS(z), buf, row);
 }
 
+/* The place of the b-th block to do. */
+INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
+
+/* Whether the b-th of the blocks of a lone row, of V vectors each and K deep, goes together with the one after it. */
+INLINE int paired(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole, int turn)
+{
+    if (n != 1 || !FRNN_PAIRED(V, K) || b + 1 == blocks)
+        return 0;
+    return block_at(b, blocks, turn) < whole && block_at(b + 1, blocks, turn) < whole;
+}
+
 static const real zeros[PANEL] ALIGNED = {0};
 
 /* One row of V vectors, the last one perhaps cut short, to or from V full ones. */
@@ -232,36 +243,36 @@ INLINE void give_columns(ptrdiff_t cols, const real *from, real *to)
         put_part(to + v, load(from + v), cols - v);
 }
 
-static void gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const real *w, const real *z,
-                 ptrdiff_t ldz, real *c, ptrdiff_t ldc)
+static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const real *w,
+                 const real *z, ptrdiff_t ldz, real *c, ptrdiff_t ldc)
 {
     real buf[BUF] ALIGNED;
     start from;
-    for (ptrdiff_t n = 0; n < N; n += PANEL) {
-        ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, zrow = z ? ldz : 0;
+    const ptrdiff_t panels = (N + PANEL - 1) / PANEL;
+    for (ptrdiff_t b = 0; b < panels; b++) {
+        ptrdiff_t n = block_at(b, panels, turn) * PANEL, cols = least(PANEL, N - n), V = (cols + VL - 1) / VL;
+        ptrdiff_t zrow = z ? ldz : 0;
         const real *zn = z ? z + n : zeros;
-        if (M == 1 && FRNN_PAIRED(4, K) && N - n >= 2 * PANEL) {
-            from = start_at(4, zn, z ? PANEL : 0, VL);
-            pair_4(K, a, w, K * PANEL, FIELDS(from), c + n, PANEL);
-            n += PANEL;
-            w += 2 * K * PANEL;
+        if (paired(M, 4, K, b, panels, N / PANEL, turn)) {
+            n = least(n, block_at(++b, panels, turn) * PANEL);
+            from = start_at(4, z ? z + n : zeros, z ? PANEL : 0, VL);
+            pair_4(K, a, w + n * K, K * PANEL, FIELDS(from), c + n, PANEL);
             continue;
         }
         for (ptrdiff_t r = 0, m; r < M; r += m) {
             m = tile_rows(M - r, V);
             if (cols == V * VL) {
                 from = start_at(V, zn + r * zrow, zrow, VL);
-                tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, FIELDS(from), c + r * ldc + n, ldc);
+                tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w + n * K, FIELDS(from), c + r * ldc + n, ldc);
                 continue;
             }
             for (ptrdiff_t i = 0; i < m; i++)
                 take_columns(cols, zn + (r + i) * zrow, buf + i * V * VL);
             from = start_at(V, buf, V * VL, VL);
-            tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w, FIELDS(from), buf, V * VL);
+            tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w + n * K, FIELDS(from), buf, V * VL);
             for (ptrdiff_t i = 0; i < m; i++)
                 give_columns(cols, buf + i * V * VL, c + (r + i) * ldc + n);
         }
-        w += K * V * VL;
     }
 }
 
@@ -275,27 +286,28 @@ INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
 
 /* The vectors run along d, so that c comes out as the gradients are kept; a is read as it stands, a column of it being
  * a row of the tile (packing a, or c transposed, were both slower). */
-static void outer(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d, ptrdiff_t ldd,
-                  real *c, ptrdiff_t ldc, real *work)
+static void outer(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d,
+                  ptrdiff_t ldd, real *c, ptrdiff_t ldc, real *work)
 {
     real buf[BUF] ALIGNED;
-    start from;
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
         ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, row = V * VL;
         pack_columns(K, cols, 0, d + n, ldd, work, K, 0);
         for (ptrdiff_t r = 0, m; r < M; r += m) {
             real *cn = c + r * ldc + n;
+            start from = more ? start_at(V, cn, ldc, VL) : start_at(V, zeros, 0, VL);
             m = tile_rows(M - r, V);
             if (M * N > FAR)
                 fetch_rows(least(m, M - r - m), V, cn + m * ldc, ldc);
             if (cols == row) {
-                from = start_at(V, cn, ldc, VL);
                 tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
                 continue;
             }
-            for (ptrdiff_t i = 0; i < m; i++)
-                take_columns(cols, cn + i * ldc, buf + i * row);
-            from = start_at(V, buf, row, VL);
+            if (more) {
+                for (ptrdiff_t i = 0; i < m; i++)
+                    take_columns(cols, cn + i * ldc, buf + i * row);
+                from = start_at(V, buf, row, VL);
+            }
             tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), buf, row);
             for (ptrdiff_t i = 0; i < m; i++)
                 give_columns(cols, buf + i * row, cn + i * ldc);
@@ -349,17 +361,6 @@ INLINE void take_gates(ptrdiff_t m, ptrdiff_t G, ptrdiff_t lanes, const real *z,
 
 /* Row r of x, or null where x is null: nothing may be added to that, not even 0. */
 INLINE const real *row_of(const real *x, ptrdiff_t r, ptrdiff_t ldx) { return x ? x + r * ldx : x; }
-
-/* The place of the b-th block to do. */
-INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
-
-/* Whether the b-th of the blocks of a lone row, of V vectors each and K deep, goes together with the one after it. */
-INLINE int paired(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole, int turn)
-{
-    if (n != 1 || !FRNN_PAIRED(V, K) || b + 1 == blocks)
-        return 0;
-    return block_at(b, blocks, turn) < whole && block_at(b + 1, blocks, turn) < whole;
-}
 
 /* The pre-activations of a panel of V vectors of units, the last one perhaps cut short. */
 static void rnn_panel(ptrdiff_t m, ptrdiff_t V, ptrdiff_t cols, const real *z, ptrdiff_t ldz, const real *x,

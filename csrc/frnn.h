@@ -60,15 +60,16 @@ enum {
 
 /* gemm: c = z + a w.
  *   a (M, K); w (K, N) packed in columns; z (M, N), or one row for all with ldz = 0, or null for zeros; c (M, N) out.
- *   c may be z, with the same leading dimension.
- * outer: c += a^T d, the weight gradients of K rows.  a (K, M); d (K, N); c (M, N) in/out; work: K * 4*VL elements.
+ *   c may be z, with the same leading dimension. turn: odd takes the panels of w from the last to the first; below is why.
+ * outer: c = a^T d, the weight gradients of K rows, or, more = 1, c += a^T d.
+ *   a (K, M); d (K, N); c (M, N) out, or in/out; work: K * 4*VL elements.
  * add: dst += src, both (n, N).
  * add_rows: sums += the sum of the rows of d, in order.  d (K, N); sums (N,) in/out. */
 #define FRNN_PRODUCTS(R)                                                                                               \
-    void (*gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const R *a, ptrdiff_t lda, const R *w, const R *z,             \
+    void (*gemm)(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const R *a, ptrdiff_t lda, const R *w, const R *z,   \
                  ptrdiff_t ldz, R *c, ptrdiff_t ldc);                                                                  \
-    void (*outer)(ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d, ptrdiff_t ldd, R *c,   \
-                  ptrdiff_t ldc, R *work);                                                                             \
+    void (*outer)(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d,              \
+                  ptrdiff_t ldd, R *c, ptrdiff_t ldc, R *work);                                                        \
     void (*add)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                     \
     void (*add_rows)(ptrdiff_t K, ptrdiff_t N, const R *d, ptrdiff_t ldd, R *sums);
 

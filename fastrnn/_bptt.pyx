@@ -100,8 +100,8 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
     for i in range(j.n_products):
         p = &j.products[i]
         m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
-        outer(K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, <const real*>p.rows, p.N, <real*>p.w + m0 * p.N, p.N,
-              work)
+        outer(s1 < j.q.T, K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, <const real*>p.rows, p.N,
+              <real*>p.w + m0 * p.N, p.N, work)
     m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
     add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
 
@@ -114,7 +114,7 @@ cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, r
         cols = min(width, j.I - n)
         pack_columns(last, cols, 0, w + j.first * j.I + n, j.I, panel, K, 0)
         pack_columns(j.first, cols, 0, w + n, j.I, panel, K, last)
-        gemm(M, cols, K, dz, j.width, panel, <const real*>NULL, 0, dx + n, j.I)
+        gemm(0, M, cols, K, dz, j.width, panel, <const real*>NULL, 0, dx + n, j.I)
         n += width
 
 
@@ -212,7 +212,8 @@ cdef class Backward:
         cdef Product* p = &self.j.products[self.j.n_products]
         p.M, p.N, p.dz, p.ld, p.rows = M, w.shape[1], dz, ld, rows
         p.w = <char*>address(w, True) + row * p.N * self.itemsize
-        memset(p.w, 0, M * p.N * self.itemsize)
+        if self.j.q.R == 0:  # else the first chunk's sums begin them
+            memset(p.w, 0, M * p.N * self.itemsize)
         self.j.n_products += 1
 
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:

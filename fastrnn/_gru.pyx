@@ -57,13 +57,13 @@ cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
     cdef real* rh = q
     if tape != NULL:
         rh, ldrh = tape + 3 * H, j.tape_width
-    gemm(n, 2 * H, H, h_prev, ldh_prev, <const real*>j.w_hh, z, 3 * H, z, 3 * H)
+    gemm(<int>a.s, n, 2 * H, H, h_prev, ldh_prev, <const real*>j.w_hh, z, 3 * H, z, 3 * H)
     gru_gates(n, H, clip, z, h_prev, ldh_prev, rh, ldrh)
     if j.variant:
-        gemm(n, H, H, rh, ldrh, w_hn, z + 2 * H, 3 * H, z + 2 * H, 3 * H)
+        gemm(<int>a.s, n, H, H, rh, ldrh, w_hn, z + 2 * H, 3 * H, z + 2 * H, 3 * H)
         gru_reset(n, H, clip, z, none, h_prev, ldh_prev, <real*>a.h, a.ldh, tape)
     else:
-        gemm(n, H, H, h_prev, ldh_prev, w_hn, <const real*>j.b_hn, 0, q, H)
+        gemm(<int>a.s, n, H, H, h_prev, ldh_prev, w_hn, <const real*>j.b_hn, 0, q, H)
         gru_reset(n, H, clip, z, q, h_prev, ldh_prev, <real*>a.h, a.ldh, tape)
 
 
@@ -100,15 +100,15 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     cdef real* drh = <real*>a.scratch
     if j.variant:
         gru_reset_back(n, H, tape, h_prev, H, dh, dz)
-        gemm(n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
+        gemm(<int>a.s, n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
         gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz)
-        gemm(n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
+        gemm(<int>a.s, n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
         for i in range(n):
             memcpy(<real*>j.hidden + (a.row + i) * H, tape + i * j.tape_width + 3 * H, H * sizeof(real))
     else:
         gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0)
         barrier(a.parts)
-        gemm(n, a.U, 3 * H, dz + H, 4 * H, <const real*>j.w_hh + u0 * 3 * H, dh + u0, H, dh + u0, H)
+        gemm(<int>a.s, n, a.U, 3 * H, dz + H, 4 * H, <const real*>j.w_hh + u0 * 3 * H, dh + u0, H, dh + u0, H)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:

@@ -13,10 +13,10 @@ cdef extern from "frnn.h" nogil:
                              Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
         void (*pack_gates)(Py_ssize_t G, Py_ssize_t H, Py_ssize_t K, int first, const float* w, Py_ssize_t ldw,
                            float* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
-        void (*gemm)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const float* a, Py_ssize_t lda, const float* w,
-                     const float* z, Py_ssize_t ldz, float* c, Py_ssize_t ldc) noexcept nogil
-        void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const float* a, Py_ssize_t lda, const float* d,
-                      Py_ssize_t ldd, float* c, Py_ssize_t ldc, float* work) noexcept nogil
+        void (*gemm)(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const float* a, Py_ssize_t lda,
+                     const float* w, const float* z, Py_ssize_t ldz, float* c, Py_ssize_t ldc) noexcept nogil
+        void (*outer)(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const float* a, Py_ssize_t lda,
+                      const float* d, Py_ssize_t ldd, float* c, Py_ssize_t ldc, float* work) noexcept nogil
         void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
                     Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const float* d, Py_ssize_t ldd, float* sums) noexcept nogil
@@ -60,10 +60,10 @@ cdef extern from "frnn.h" nogil:
                              Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
         void (*pack_gates)(Py_ssize_t G, Py_ssize_t H, Py_ssize_t K, int first, const double* w, Py_ssize_t ldw,
                            double* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
-        void (*gemm)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const double* a, Py_ssize_t lda, const double* w,
-                     const double* z, Py_ssize_t ldz, double* c, Py_ssize_t ldc) noexcept nogil
-        void (*outer)(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const double* a, Py_ssize_t lda, const double* d,
-                      Py_ssize_t ldd, double* c, Py_ssize_t ldc, double* work) noexcept nogil
+        void (*gemm)(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const double* a, Py_ssize_t lda,
+                     const double* w, const double* z, Py_ssize_t ldz, double* c, Py_ssize_t ldc) noexcept nogil
+        void (*outer)(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const double* a, Py_ssize_t lda,
+                      const double* d, Py_ssize_t ldd, double* c, Py_ssize_t ldc, double* work) noexcept nogil
         void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
                     Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const double* d, Py_ssize_t ldd, double* sums) noexcept nogil
@@ -172,20 +172,20 @@ cdef inline void pack_gates(Py_ssize_t G, Py_ssize_t H, Py_ssize_t K, int first,
         f64.pack_gates(G, H, K, first, w, ldw, to, K_all, k0)
 
 
-cdef inline void gemm(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, Py_ssize_t lda, const real* w,
+cdef inline void gemm(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, Py_ssize_t lda, const real* w,
                       const real* z, Py_ssize_t ldz, real* c, Py_ssize_t ldc) noexcept nogil:
     if real is float:
-        f32.gemm(M, N, K, a, lda, w, z, ldz, c, ldc)
+        f32.gemm(turn, M, N, K, a, lda, w, z, ldz, c, ldc)
     else:
-        f64.gemm(M, N, K, a, lda, w, z, ldz, c, ldc)
+        f64.gemm(turn, M, N, K, a, lda, w, z, ldz, c, ldc)
 
 
-cdef inline void outer(Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t lda, const real* d,
+cdef inline void outer(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t lda, const real* d,
                        Py_ssize_t ldd, real* c, Py_ssize_t ldc, real* work) noexcept nogil:
     if real is float:
-        f32.outer(K, M, N, a, lda, d, ldd, c, ldc, work)
+        f32.outer(more, K, M, N, a, lda, d, ldd, c, ldc, work)
     else:
-        f64.outer(K, M, N, a, lda, d, ldd, c, ldc, work)
+        f64.outer(more, K, M, N, a, lda, d, ldd, c, ldc, work)
 
 
 cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,

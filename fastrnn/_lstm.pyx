@@ -35,7 +35,7 @@ cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
     lstm_step(<int>a.s, n, a.U, H, z + u0, 4 * H, none, 0, 0, <const real*>a.h_prev, a.ldh_prev, P,
               <const real*>j.w_hh + u0 * 4 * P, c, h, ldh, tape)
     if j.w_hr != NULL:
-        gemm(n, P, H, h, H, <const real*>j.w_hr, none, 0, <real*>a.h, a.ldh)
+        gemm(<int>a.s, n, P, H, h, H, <const real*>j.w_hr, none, 0, <real*>a.h, a.ldh)
 
 
 cdef void step(const Job* j, const Step* a) noexcept nogil:
@@ -51,10 +51,10 @@ cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
     cdef real* h = <real*>a.h
     if j.w_hr != NULL:
         h, ldh = <real*>a.scratch, H
-    gemm(n, 4 * H, P, <const real*>a.h_prev, a.ldh_prev, <const real*>j.w_hh, z, 4 * H, z, 4 * H)
+    gemm(<int>a.s, n, 4 * H, P, <const real*>a.h_prev, a.ldh_prev, <const real*>j.w_hh, z, 4 * H, z, 4 * H)
     lstm_cell(n, H, <real>j.clip, z, <const real*>j.peephole, <real*>j.c + a.r0 * H, h, ldh)
     if j.w_hr != NULL:
-        gemm(n, P, H, h, H, <const real*>j.w_hr, <const real*>NULL, 0, <real*>a.h, a.ldh)
+        gemm(<int>a.s, n, P, H, h, H, <const real*>j.w_hr, <const real*>NULL, 0, <real*>a.h, a.ldh)
 
 
 cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
@@ -94,12 +94,12 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     if j.w_hr != NULL:
         dhidden, hidden = <real*>a.scratch, <real*>j.hidden + a.row * H
         memcpy(<real*>j.dh_rows + a.row * P, dh, n * P * sizeof(real))
-        gemm(n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
+        gemm(<int>a.s, n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
         N = P
     lstm_back(n, a.U, H, <const real*>a.tape + u0, c_prev + u0, ldc_prev, dhidden + u0, <real*>a.dc + u0, dz + u0,
               hidden)
     barrier(a.parts)
-    gemm(n, N, 4 * H, dz, 4 * H, <const real*>j.w_hh + u0 * 4 * H, <const real*>NULL, 0, dh + u0, P)
+    gemm(<int>a.s, n, N, 4 * H, dz, 4 * H, <const real*>j.w_hh + u0 * 4 * H, <const real*>NULL, 0, dh + u0, P)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:

@@ -34,7 +34,7 @@ cdef void step(const Job* j, const Step* a) noexcept nogil:
 cdef void step_apart_of(const Job* j, const Step* a, real* z) noexcept nogil:
     """The product apart from the cell, with a clip; z is used up."""
     cdef Py_ssize_t n = a.n, H = j.H
-    gemm(n, H, H, <const real*>a.h_prev, a.ldh_prev, <const real*>j.w_hh, z, H, z, H)
+    gemm(<int>a.s, n, H, H, <const real*>a.h_prev, a.ldh_prev, <const real*>j.w_hh, z, H, z, H)
     rnn_cell(n, H, j.variant, <real>j.clip, z, <real*>a.h, a.ldh)
 
 
@@ -63,7 +63,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     gather_now(&j.out, j, a, H, a.scratch)
     rnn_back(n, a.U, j.variant, <const real*>a.scratch + u0, H, dh, dz + u0)
     barrier(a.parts)
-    gemm(n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
+    gemm(<int>a.s, n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:

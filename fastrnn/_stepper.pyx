@@ -72,16 +72,16 @@ cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P,
     elif cell == GRU_AFTER:
         gru_step(turn, B, H, H, bias, 0, <const real*>l.b_hn, x, I, I, h_prev, H, 0, w, h, H, tape)
     elif cell == GRU_BEFORE:
-        gemm(B, 3 * H, I, x, I, w, bias, 0, scratch, 3 * H)
-        gemm(B, 2 * H, H, h_prev, H, <const real*>l.w_rz, scratch, 3 * H, scratch, 3 * H)
+        gemm(0, B, 3 * H, I, x, I, w, bias, 0, scratch, 3 * H)
+        gemm(0, B, 2 * H, H, h_prev, H, <const real*>l.w_rz, scratch, 3 * H, scratch, 3 * H)
         gru_gates(B, H, <real>INFINITY, scratch, h_prev, H, rh, H)
-        gemm(B, H, H, rh, H, <const real*>l.w_n, scratch + 2 * H, 3 * H, scratch + 2 * H, 3 * H)
+        gemm(0, B, H, H, rh, H, <const real*>l.w_n, scratch + 2 * H, 3 * H, scratch + 2 * H, 3 * H)
         gru_reset(B, H, <real>INFINITY, scratch, <const real*>NULL, h_prev, H, h, H, tape)
     elif l.w_hr == NULL:
         lstm_step(turn, B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, h, P, tape)
     else:
         lstm_step(turn, B, H, H, bias, 0, x, I, I, h_prev, P, P, w, c, scratch, H, tape)
-        gemm(B, P, H, scratch, H, <const real*>l.w_hr, <const real*>NULL, 0, h, P)
+        gemm(0, B, P, H, scratch, H, <const real*>l.w_hr, <const real*>NULL, 0, h, P)
 
 
 cdef Memory joined_columns(object w_ih, object w_hh, Py_ssize_t H):
@@ -266,7 +266,7 @@ cdef void add_product(Py_ssize_t N, Py_ssize_t K, const real* w, const real* a, 
     while n < N:
         cols = min(width, N - n)
         pack_columns(K, cols, 1, w + n * K, K, panel, K, 0)
-        gemm(1, cols, K, a, K, panel, z + n, 0, c + n, N)
+        gemm(0, 1, cols, K, a, K, panel, z + n, 0, c + n, N)
         n += width
 
 

@@ -179,7 +179,7 @@ cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_
             n = at_work(&j.q, s, r0, r1)
             gather(&j.x, &j.q, j.I, s, r0, n, x_rows + rows * j.I)
             rows += n
-    gemm(rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z, GH)
+    gemm(0, rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z, GH)
 
 
 cdef void project_share(const Job* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, real* x_rows,

@@ -177,7 +177,7 @@ static matrix *hoisted_input(const job *j)
     ptrdiff_t N = j->G * j->H, VL = j->s->t->lanes;
     matrix *w = blank(j->I * round_up(N, VL), 1, 1), *z = blank(j->h->rows, N, N + 1);
     j->s->t->pack_columns(j->I, N, 1, w_ih->at, w_ih->ld, w->at, j->I, 0);
-    j->s->t->gemm(j->h->rows, N, j->I, j->x->at, j->x->ld, w->at, j->z->at, 0, z->at, z->ld);
+    j->s->t->gemm(0, j->h->rows, N, j->I, j->x->at, j->x->ld, w->at, j->z->at, 0, z->at, z->ld);
     return settled(z);
 }
 

@@ -63,7 +63,7 @@ static void gemm_from(const set *s, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdi
     const real *start = in_place ? c->at : z_rows < 0 ? NULL : z->at;
     ptrdiff_t ldz = in_place ? c->ld : z_rows > 0 ? z->ld : 0;
     s->t->pack_columns(K, N, 0, w->at, w->ld, packed->at, K, 0);
-    s->t->gemm(M, N, K, a->at, a->ld, packed->at, start, ldz, c->at, c->ld);
+    s->t->gemm((int)(M + N) & 1, M, N, K, a->at, a->ld, packed->at, start, ldz, c->at, c->ld);
     intact();
     for (ptrdiff_t r = 0; r < M; r++)
         for (ptrdiff_t j = 0; j < N; j++) {
@@ -79,7 +79,7 @@ static void gemm_from(const set *s, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdi
     for (ptrdiff_t r = 0; r < M; r++)
         for (ptrdiff_t k = 0; k < K; k++)
             AT(sick, r, k) = r == M / 2 ? (real)NAN : AT(a, r, k);
-    s->t->gemm(M, N, K, sick->at, sick->ld, packed->at, start, ldz, c->at, c->ld);
+    s->t->gemm((int)(M + N + 1) & 1, M, N, K, sick->at, sick->ld, packed->at, start, ldz, c->at, c->ld);
     same_rows(c, 0, M / 2, "a neighbour's NaN");
     same_rows(c, M / 2 + 1, M, "a neighbour's NaN");
     for (ptrdiff_t j = 0; j < N; j++)
@@ -97,22 +97,28 @@ static void check_gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
     }
 }
 
+static void outer_from(const set *s, int more, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    CHECKING("%s outer more=%d K=%td M=%td N=%td gap=%td", s->name, more, K, M, N, gap);
+    taken = 0;
+    matrix *a = given(K, M, M + gap), *d = given(K, N, N + 2 * gap);
+    matrix *c = more ? both(M, N, N + gap) : blank(M, N, N + gap), *work = blank(K * 4 * s->t->lanes, 1, 1);
+    s->t->outer(more, K, M, N, a->at, a->ld, d->at, d->ld, c->at, c->ld, work->at);
+    intact();
+    for (ptrdiff_t r = 0; r < M; r++)
+        for (ptrdiff_t j = 0; j < N; j++) {
+            real sum = more ? WAS(c, r, j) : 0;
+            for (ptrdiff_t k = 0; k < K; k++)
+                sum = multiply_add(s, AT(a, k, r), AT(d, k, j), sum);
+            equal(c, r, j, sum);
+        }
+}
+
 static void check_outer(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
 {
     for (int i = 0; i < n_sets; i++) {
-        CHECKING("%s outer K=%td M=%td N=%td gap=%td", sets[i].name, K, M, N, gap);
-        taken = 0;
-        matrix *a = given(K, M, M + gap), *d = given(K, N, N + 2 * gap), *c = both(M, N, N + gap);
-        matrix *work = blank(K * 4 * sets[i].t->lanes, 1, 1);
-        sets[i].t->outer(K, M, N, a->at, a->ld, d->at, d->ld, c->at, c->ld, work->at);
-        intact();
-        for (ptrdiff_t r = 0; r < M; r++)
-            for (ptrdiff_t j = 0; j < N; j++) {
-                real sum = WAS(c, r, j);
-                for (ptrdiff_t k = 0; k < K; k++)
-                    sum = multiply_add(&sets[i], AT(a, k, r), AT(d, k, j), sum);
-                equal(c, r, j, sum);
-            }
+        outer_from(&sets[i], 0, M, N, K, gap);
+        outer_from(&sets[i], 1, M, N, K, gap);
     }
 }
 
