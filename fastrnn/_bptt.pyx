@@ -30,7 +30,7 @@ from fastrnn._unroll cimport by_rank, by_row, parts_by_units, parts_for, sequenc
 
 from libc.string cimport memcpy, memset
 
-from numpy import empty, empty_like
+from numpy import empty
 
 from fastrnn._records import Grads
 
@@ -164,9 +164,15 @@ cdef tuple weights_of(object it):
     return it.w_ih, it.w_hh, it.b_ih, it.b_hh, it.w_hr
 
 
-cdef tuple new_weights(object call):
+cdef tuple new_weights(object call, Py_ssize_t GH, object dtype):
     """Arrays for the gradients of the weights, None where there is none."""
-    return tuple([None if w is None else empty_like(w) for w in weights_of(call)])
+    return (
+        empty((GH, call.I), dtype),
+        empty((GH, call.P), dtype),
+        None if call.b_ih is None else empty((GH,), dtype),
+        None if call.b_hh is None else empty((GH,), dtype),
+        None if call.w_hr is None else empty((call.P, call.H), dtype),
+    )
 
 
 cdef class Backward:
@@ -176,17 +182,17 @@ cdef class Backward:
         call = tape.call
         saved, j.tape_width, h0, c0 = tape.saved
         self.call, self.keep = call, [tape, grad_out]
-        self.itemsize = call.dtype.itemsize
+        ragged, dtype = call.ragged, call.dtype
+        self.itemsize = dtype.itemsize
         j.q = sequence_of(call)
         j.wide = self.itemsize == 8
         j.variant = call.variant in ("relu", "reset_before")
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.G = call.w_hh.shape[0] // j.H
-        x = empty((j.q.T, j.q.B, j.I), call.dtype)
-        ragged, dtype = call.ragged, call.dtype
+        x = empty((j.q.T, j.q.B, j.I), dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
-        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call) if into is None else weights_of(into)
+        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j.G * j.H, dtype) if into is None else weights_of(into)
         self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
         j.x, j.dx = view_of(call.x, self.itemsize), view_of(x, self.itemsize, True)
         j.out, j.grad_out = view_of(tape.out, self.itemsize), view_of(grad_out, self.itemsize)

@@ -24,6 +24,8 @@ LETTERS = {  # of the shapes of W_ih, W_hh and the biases
 PLAIN = 0x101  # flags of an array: C-contiguous and aligned
 MAX_BYTES = 2**62  # beyond any memory; below it a product of sizes cannot overflow ptrdiff_t
 
+dimensions: Any = None  # the kernels' own quick look at a function's arguments, where config has found kernels
+
 
 def text(value: Any) -> str:
     """A short, one-line rendering of a value for a message."""
@@ -199,6 +201,16 @@ def pair(name: str, state: Any) -> tuple[Any, Any]:
 
 def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse) -> Call:
     reverse = flag("reverse", reverse)
+    known = dimensions and dimensions(GATES[cell], x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
+    if not known:
+        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
+        known = *x.shape, w_hh.shape[0] // GATES[cell], w_hh.shape[1]
+    ragged = None if lengths_ is None else lengths(lengths_, known[0], known[1])
+    return Call(cell, variant, *known, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+
+
+def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
+    """The same arrays as a Call needs them."""
     x = floats("x", x)
     like = x.dtype
     if x.ndim != 3:
@@ -220,14 +232,16 @@ def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reve
         raise ValueError(f"x, w_hh: need I, H, P >= 1, got I = {I}, H = {H}, P = {P}")
     sizes(T, B, max(G * H, I), x.itemsize)
     w_hh = shaped("w_hh", w_hh, of_h, (G * H, P))
-    w_ih = shaped("w_ih", floats("w_ih", w_ih, like), of_x, (G * H, I))
-    w_hr = None if w_hr is None else shaped("w_hr", w_hr, "(P, H)", (P, H))
-    b_ih = optional("b_ih", b_ih, like, of_b, (G * H,))
-    b_hh = optional("b_hh", b_hh, like, of_b, (G * H,))
-    h0 = optional("h0" if cell != "lstm" else "state0[0]", h0, like, "(B, P)", (B, P))
-    c0 = optional("state0[1]", c0, like, "(B, H)", (B, H))
-    ragged = lengths(lengths_, T, B)
-    return Call(cell, variant, T, B, I, H, P, rows(x), w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+    return (
+        rows(x),
+        shaped("w_ih", floats("w_ih", w_ih, like), of_x, (G * H, I)),
+        w_hh,
+        optional("b_ih", b_ih, like, of_b, (G * H,)),
+        optional("b_hh", b_hh, like, of_b, (G * H,)),
+        None if w_hr is None else shaped("w_hr", w_hr, "(P, H)", (P, H)),
+        optional("h0" if cell != "lstm" else "state0[0]", h0, like, "(B, P)", (B, P)),
+        optional("state0[1]", c0, like, "(B, H)", (B, H)),
+    )
 
 
 def gradients(call: Call, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> tuple:

@@ -9,6 +9,8 @@ from libc.string cimport memmove
 
 from numpy import ndarray, zeros
 
+cdef double MOST_BYTES = 2.0**50  # far below _check.MAX_BYTES, so that no product of sizes overflows
+
 
 def instruction_sets():
     """The instruction sets of this build, weakest first: name -> usable on this machine."""
@@ -95,6 +97,34 @@ def check_layout():
 
 
 check_layout()
+
+
+cdef bint is_plain(object array, Py_ssize_t itemsize, int nd, Py_ssize_t n, Py_ssize_t m) noexcept:
+    """Whether it is a plain array (n,) or (n, m), or None."""
+    cdef const Array* a
+    if array is None:
+        return True
+    a = plain(array, itemsize, 0)
+    return a != NULL and a.nd == nd and a.dimensions[0] == n and (nd == 1 or a.dimensions[1] == m)
+
+
+def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
+    """The sizes T, B, I, H, P of a layer's arguments that are plain arrays and fit each other, as most are; None of any
+    others: `_check` will say whether they can be made to."""
+    cdef Py_ssize_t size = 4 if type(x) is ndarray and fields(x).descr.type == c"f" else 8, T, B, I, H, P
+    cdef const Array* a = plain(x, size, 0)
+    cdef const Array* w = plain(w_hh if w_hr is None else w_hr, size, 0)
+    if a == NULL or a.nd != 3 or w == NULL or w.nd != 2 or w_ih is None or w_hh is None:
+        return None
+    T, B, I, H = a.dimensions[0], a.dimensions[1], a.dimensions[2], w.dimensions[1]
+    P = H if w_hr is None else w.dimensions[0]
+    if min(I, H, P) < 1 or <double>T * B * max(G * H, I) * size > MOST_BYTES:
+        return None
+    if not (is_plain(w_ih, size, 2, G * H, I) and is_plain(w_hh, size, 2, G * H, P)):
+        return None
+    if not (is_plain(b_ih, size, 1, G * H, 0) and is_plain(b_hh, size, 1, G * H, 0)):
+        return None
+    return (T, B, I, H, P) if is_plain(h0, size, 2, B, P) and is_plain(c0, size, 2, B, H) else None
 
 
 # ---- workspaces -----------------------------------------------------------------------------------------------------

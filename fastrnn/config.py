@@ -123,6 +123,7 @@ def _choose_backend() -> None:
     _isa = [name for name in usable if name in allowed][-1]
     _kernels.use(_isa)
     _backend = native
+    _check.dimensions = _kernels.dimensions
     _why = "FASTRNN_BACKEND=native" if wanted else "compiled kernels"
 
 
