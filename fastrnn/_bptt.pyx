@@ -189,13 +189,13 @@ cdef class Backward:
         j.variant = call.variant in ("relu", "reset_before")
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.G = call.w_hh.shape[0] // j.H
-        x = empty((j.q.T, j.q.B, j.I), dtype)
+        x = empty(call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
         w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j.G * j.H, dtype) if into is None else weights_of(into)
         self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
-        j.x, j.dx = view_of(call.x, self.itemsize), view_of(x, self.itemsize, True)
-        j.out, j.grad_out = view_of(tape.out, self.itemsize), view_of(grad_out, self.itemsize)
+        j.x, j.dx = view_of(call.x, &j.q, self.itemsize), view_of(x, &j.q, self.itemsize, True)
+        j.out, j.grad_out = view_of(tape.out, &j.q, self.itemsize), view_of(grad_out, &j.q, self.itemsize)
         j.tape = (<Memory>saved).at
         j.w_ih = address(call.w_ih)
         j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What travels between the rooms of the house: Call in, Tape across, Grads out.
 
-T time steps, B batch, I input size, H hidden size, P size of h (H, or proj_size), G gates.
+T time steps, B batch, I input size, H hidden size, P size of h (H, or proj_size), G gates; R rows of all steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Call:
     """One layer in one direction, its arguments checked: every array of one native dtype.
 
     Weights, biases and initial states are C-contiguous; ``x`` has only its last axis contiguous,
-    so that batch-first and one half of a bidirectional pair need no copy.
+    so that batch-first and one half of a bidirectional pair need no copy. It may be packed, as in PyTorch's
+    ``PackedSequence``, if ``ragged`` is in order: of each time the rows of the sequences that have it. Whatever is
+    shaped like (T, B, ·) elsewhere is then packed, too.
     """
 
     cell: str  # "rnn", "lstm" or "gru"
@@ -33,7 +35,7 @@ class Call:
     I: int
     H: int
     P: int
-    x: np.ndarray  # (T, B, I)
+    x: np.ndarray  # (T, B, I), or (R, I) packed
     w_ih: np.ndarray  # (G*H, I)
     w_hh: np.ndarray  # (G*H, P)
     b_ih: np.ndarray | None  # (G*H,)
@@ -70,9 +72,21 @@ class Ragged:
         order = np.argsort(-lengths, kind="stable")
         by_rank = lengths[order]
         alive = np.searchsorted(-by_rank, -np.arange(T), side="left").astype(np.intp, copy=False)
-        start = np.zeros(T + 1, np.intp)
-        np.cumsum(alive, out=start[1:])
-        return cls(order, by_rank, alive, start, bool((np.diff(order) > 0).all()))
+        return cls(order, by_rank, alive, _before(alive), bool((np.diff(order) > 0).all()))
+
+    @classmethod
+    def packed(cls, alive: np.ndarray) -> Ragged:
+        """Of rows that come longest first; ``alive``, at least one, how many there are of each time."""
+        order = np.arange(alive[0])
+        lengths = np.searchsorted(-alive, -order, side="left").astype(np.intp, copy=False)
+        alive = np.ascontiguousarray(alive, np.intp)
+        return cls(order, lengths, alive, _before(alive), in_order=True)
+
+
+def _before(alive: np.ndarray) -> np.ndarray:
+    start = np.zeros(len(alive) + 1, np.intp)
+    np.cumsum(alive, out=start[1:])
+    return start
 
 
 @dataclass(slots=True)
@@ -84,7 +98,7 @@ class Tape:
     """
 
     call: Call
-    out: np.ndarray  # (T, B, P)
+    out: np.ndarray  # (T, B, P), or (R, P)
     saved: Any  # the backend's own arrays
     backend: Any  # the module that made the tape and can read it
 

@@ -4,6 +4,7 @@
 Rows are counted by rank (the longest sequence first) and steps in the order of work: step s of rank r is time s, or, in
 reverse, s steps before the row's last. So rows only ever leave: the ranks at work in step s are 0..alive-1.
 The caller's own arrays are Views; all others are laid out row after row, step after step, in this order ("packed").
+So may be the caller's, whose rank is then row: what PyTorch calls a PackedSequence, with times for steps.
 
 T time steps, B batch, R rows of all steps.
 """
@@ -16,6 +17,7 @@ from libc.string cimport memcpy, memset
 cdef struct View:  # a caller's array (T, B, width): strides in elements, the last one 1
     char* data
     Py_ssize_t step, row
+    const Py_ssize_t* start    # if it is packed, (R, width), its rows before each time; NULL: t * step
 
 
 cdef struct Sequence:
@@ -44,12 +46,18 @@ cdef inline Py_ssize_t offset(const View* v, const Sequence* q, Py_ssize_t s, Py
     cdef Py_ssize_t t = s, row = q.order[r] if q.order != NULL else r
     if q.reverse:
         t = (q.lengths[r] if q.lengths != NULL else q.T) - 1 - s
+    if v.start != NULL:
+        return (v.start[t] + row) * v.row
     return t * v.step + row * v.row
 
 
 cdef inline bint consecutive(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t n) noexcept nogil:
     """Whether n ranks' rows follow each other in the caller's array as they do when packed, over all steps."""
-    return q.direct and not q.reverse and q.alive == NULL and v.step == n * width and (n == 1 or v.row == width)
+    if not q.direct or q.reverse:
+        return False
+    if v.start != NULL:
+        return n == q.B and v.row == width
+    return q.alive == NULL and v.step == n * width and (n == 1 or v.row == width)
 
 
 cdef inline void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
@@ -87,7 +95,7 @@ cdef inline void add_gathered(const View* v, const Sequence* q, Py_ssize_t width
 cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t itemsize) noexcept nogil:
     """Zeros past the rows' lengths."""
     cdef Py_ssize_t r, t, row
-    if q.lengths == NULL:
+    if q.lengths == NULL or v.start != NULL:
         return
     for r in range(q.B):
         row = q.order[r] if q.order != NULL else r

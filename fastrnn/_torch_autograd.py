@@ -114,10 +114,10 @@ class Spec:
         return [tuple(None if i is None else weights[first + i] for i in where) for first in range(0, len(weights), n)]
 
     def call(self, x: np.ndarray, weights: tuple, h0: Any, c0: Any, ragged: Ragged | None, reverse: bool) -> Call:
-        """One layer in one direction."""
-        (T, B, I), (w_ih, w_hh, b_ih, b_hh, w_hr) = x.shape, weights
-        H, P = self.H, self.P
-        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+        """One layer in one direction; x is packed where ``ragged`` is."""
+        T, B = x.shape[:2] if ragged is None else (len(ragged.alive), len(ragged.order))
+        sizes = T, B, x.shape[-1], self.H, self.P
+        return Call(self.cell, self.variant, *sizes, x, *weights, h0, c0, ragged, reverse)
 
 
 class Weights:
@@ -195,34 +195,26 @@ class Packed(Layout):
         """From ``batch_sizes``, if they are those of N rows."""
         if not is_plain(sizes, torch.int64):
             return None
-        counts = lend(sizes)
+        counts = lend(sizes).copy()  # theirs may be changed before the way back
         fits = counts.ndim == 1 and counts[-1] > 0 and (counts[1:] <= counts[:-1]).all() and counts.sum() == N
         return cls(counts) if fits else None
 
     def __init__(self, sizes: np.ndarray) -> None:
         super().__init__(batched=True, batch_first=False)
-        self.T, self.B = len(sizes), int(sizes[0])
-        self.at_work = sizes.tolist()
-        mask = np.arange(self.B) < sizes[:, None]
-        self.index = np.flatnonzero(mask)  # of the rows in a padded (T*B, ·)
-        lengths = mask.sum(0)
-        self.ragged = None if lengths[-1] == self.T else Ragged.of(lengths, self.T)
+        self.T, self.B, self.at_work = len(sizes), int(sizes[0]), sizes
+        self.ragged = None if sizes[-1] == self.B else Ragged.packed(sizes)
 
     def inward(self, array: np.ndarray) -> np.ndarray:
-        """(T, B, ·), with 0 past the lengths."""
-        if self.ragged is not None:
-            rows, array = array, np.zeros((self.T * self.B, array.shape[1]), array.dtype)
-            array[self.index] = rows
-        return array.reshape(self.T, self.B, -1)
+        """As they are; (T, B, ·) where all have the same length."""
+        return array if self.ragged is not None else array.reshape(self.T, self.B, -1)
 
     def outward(self, array: np.ndarray) -> np.ndarray:
         """The reverse."""
-        rows = array.reshape(self.T * self.B, -1)
-        return rows if self.ragged is None else rows[self.index]
+        return array if self.ragged is not None else array.reshape(self.T * self.B, -1)
 
     def sizes(self, x: Tensor) -> list[int]:
         """How many rows each time has."""
-        return self.at_work
+        return self.at_work.tolist()
 
     def in_rows(self, x: Tensor) -> Tensor:
         """They are."""
@@ -266,7 +258,7 @@ class Pass:
                     self.tapes.append(Tape(call, half, saved, backend))
             array = out if l == last or not self.dropout else out * self._noise(out)
         shown = layout.outward(out)
-        if taped and ragged is None:  # the caller may change what is given out
+        if taped:  # the caller may change what is given out
             shown = shown.copy(order="K")
         h, c = self._joined(ends)
         return [shown, h] if c is None else [shown, h, c]
@@ -305,31 +297,29 @@ class Pass:
             yield array if array is None or self.layout.batched else array[:, 0]
 
     def _room(self, x: np.ndarray, last: bool) -> np.ndarray:
-        """A new array (T, B, D*P); what the caller will see of it is C-contiguous."""
-        T, B, width = *x.shape[:2], self.spec.D * self.spec.P
+        """A new array for the outputs, rows like x; what the caller will see of it is C-contiguous."""
+        *rows, width = *x.shape[:-1], self.spec.D * self.spec.P
         if last and self.layout.batch_first:
-            return np.empty((B, T, width), x.dtype).swapaxes(0, 1)
-        return np.empty((T, B, width), x.dtype)
+            return np.empty((rows[1], rows[0], width), x.dtype).swapaxes(0, 1)
+        return np.empty((*rows, width), x.dtype)
 
     def _halves(self, l: int, array: np.ndarray | None) -> list[tuple[int, Any]]:
-        """Layer l's directions k, each with its columns of an array (T, B, D*P) or with None."""
+        """Layer l's directions k, each with its columns of an array (..., D*P) or with None."""
         if self.spec.D == 1:
             return [(l, array)]
         P = self.spec.P
-        return [(2 * l + d, None if array is None else array[:, :, d * P : (d + 1) * P]) for d in (0, 1)]
+        return [(2 * l + d, None if array is None else array[..., d * P : (d + 1) * P]) for d in (0, 1)]
 
     def _noise(self, out: np.ndarray) -> np.ndarray:
         """What dropout multiplies a layer's outputs by: drawn as torch.nn draws it, from the same generator."""
-        p, (T, B, width) = self.dropout, out.shape
-        N = len(self.layout.index) if isinstance(self.layout, Packed) else T * B
-        noise = torch.zeros(N, width, dtype=self.weights.dtype, device="cpu")
+        p, width = self.dropout, out.shape[-1]
+        noise = torch.zeros(out.size // width, width, dtype=self.weights.dtype, device="cpu")
         self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
         return self._spread(len(self.noise), out)
 
     def _spread(self, l: int, like: np.ndarray) -> np.ndarray:
-        """The noise before layer l, (T, B, ·)."""
-        noise = self.noise[l - 1].numpy()
-        return self.layout.inward(noise) if isinstance(self.layout, Packed) else noise.reshape(like.shape)
+        """The noise before layer l, like its inputs."""
+        return self.noise[l - 1].numpy().reshape(like.shape)
 
     def _drop(self, l: int, rows: Tensor) -> Tensor:
         """The outputs of layer l after dropout."""

@@ -68,7 +68,7 @@ cdef int parts_by_units(Py_ssize_t B, double flops, Py_ssize_t weights, Py_ssize
 cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize_t* r1) noexcept nogil
 cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,
                       Py_ssize_t* U) noexcept nogil
-cdef View view_of(object array, Py_ssize_t itemsize, bint writable=*) except *
+cdef View view_of(object array, const Sequence* q, Py_ssize_t itemsize, bint writable=*) except *
 cdef Sequence sequence_of(object call) except *
 cdef by_rank(object ragged, object state, tuple shape, object dtype)
 cdef by_row(object ragged, object state)

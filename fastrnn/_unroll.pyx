@@ -101,18 +101,24 @@ cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
-cdef View view_of(object array, Py_ssize_t itemsize, bint writable=False) except *:
+cdef View view_of(object array, const Sequence* q, Py_ssize_t itemsize, bint writable=False) except *:
+    """An array (T, B, width), or, packed, (R, width); None gives NULL."""
     cdef View v
-    v.data, v.step, v.row = <char*>address(array, writable), 0, 0
+    cdef const Py_ssize_t* strides
+    v.data, v.step, v.row, v.start = <char*>address(array, writable), 0, 0, NULL
     if v.data != NULL:
-        v.step, v.row = fields(array).strides[0] // itemsize, fields(array).strides[1] // itemsize
+        strides = fields(array).strides
+        if fields(array).nd == 2:
+            v.start, v.row = q.start, strides[0] // itemsize
+        else:
+            v.step, v.row = strides[0] // itemsize, strides[1] // itemsize
     return v
 
 
 cdef inline View laid_out(void* data, const Sequence* q, Py_ssize_t width, bint batch_first) noexcept nogil:
     """A C-contiguous array (T, B, width), or (B, T, width)."""
     cdef View v
-    v.data = <char*>data
+    v.data, v.start = <char*>data, NULL
     v.step, v.row = (width, q.T * width) if batch_first else (q.B * width, width)
     return v
 
@@ -173,7 +179,7 @@ cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_
     cdef const real* x = x_rows
     if consecutive(&j.x, &j.q, j.I, r1 - r0):
         x = <const real*>j.x.data + offset(&j.x, &j.q, s0, r0)
-        rows = (s1 - s0) * (r1 - r0)
+        rows = before(&j.q, s1) - before(&j.q, s0) if r1 - r0 == j.q.B else (s1 - s0) * (r1 - r0)
     else:
         for s in range(s0, s1):
             n = at_work(&j.q, s, r0, r1)
@@ -281,7 +287,8 @@ cdef ragged_h(object call, object out, object h0):
     h_n = by_row(ragged, h0.copy())
     live = ragged.lengths > 0
     rows = ragged.order[live]
-    h_n[rows] = out[0 if call.reverse else ragged.lengths[live] - 1, rows]
+    times = 0 if call.reverse else ragged.lengths[live] - 1
+    h_n[rows] = out[times, rows] if out.ndim == 3 else out[ragged.start[times] + rows]
     return h_n
 
 
@@ -357,14 +364,14 @@ def forward(call, bint training, out, Packed w):
     ragged, c0, c = call.ragged, None, None
     j.q = sequence_of(call)
     if out is None:
-        out = empty((j.q.T, j.q.B, j.P), w.dtype)
+        out = empty((j.q.R, j.P), w.dtype) if call.x.ndim == 2 else empty((j.q.T, j.q.B, j.P), w.dtype)
     h = h0 = by_rank(ragged, call.h0, (j.q.B, j.P), w.dtype)
     if call.cell == "lstm":
         c = c0 = by_rank(ragged, call.c0, (j.q.B, j.H), w.dtype)
     if training:
         tape = Memory(j.q.R * j.tape_width * itemsize(&j))
         h, c = h0.copy(), None if c0 is None else c0.copy()
-    j.x, j.out = view_of(call.x, itemsize(&j)), view_of(out, itemsize(&j), True)
+    j.x, j.out = view_of(call.x, &j.q, itemsize(&j)), view_of(out, &j.q, itemsize(&j), True)
     j.h0, j.c = address(h0), address(c, True)
     run(&j, tape)
     clear_padding(&j.out, &j.q, j.P, itemsize(&j))

@@ -35,7 +35,7 @@ class Steps:
     prev: np.ndarray  # (N,) of each row, where the state before it is
     start: np.ndarray  # (B,) of each sequence, where its initial state is
     last: np.ndarray  # (B,) of each sequence, where its final state is
-    where: tuple  # the rows as an index into (T, B) ...
+    where: tuple  # the rows as an index into (T, B), or into (N,) of packed ones ...
     shape: tuple[int, ...]  # ... and what such an index selects
 
     def __init__(self, call: Call) -> None:
@@ -59,11 +59,13 @@ class Steps:
             self.where, self.shape = (slice(None, None, -1 if call.reverse else 1),), (T, B)
         else:
             time = ragged.lengths[rank] - 1 - step if call.reverse else step
-            self.where, self.shape = (time, ragged.order[rank]), (self.N,)
+            packed = call.x.ndim == 2
+            self.where = (ragged.start[time] + rank,) if packed else (time, ragged.order[rank])
+            self.shape = (self.N,)
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         """The rows at work, (N, ·), out of (T, B, ·)."""
-        return array[self.where].reshape(self.N, array.shape[2])
+        return array[self.where].reshape(self.N, array.shape[-1])
 
     def scatter(self, rows: np.ndarray, array: np.ndarray) -> np.ndarray:
         """(T, B, ·), filled from the rows at work, (N, ·), and with 0 past the lengths."""
@@ -245,7 +247,7 @@ def forward(
         z = inputs(call, x)
         for prev, now in steps.slices:
             step(call, z[now], h[prev], c[prev], h_now[now], c_now[now])
-    out = steps.scatter(h_now, np.empty((call.T, B, call.P), call.dtype) if out is None else out)
+    out = steps.scatter(h_now, np.empty((*call.x.shape[:-1], call.P), call.dtype) if out is None else out)
     return out, h[steps.last], c[steps.last] if C else None, Saved(steps, x, z, h, c) if training else None
 
 
@@ -300,7 +302,7 @@ def gradients(call: Call, saved: Saved, dz: np.ndarray, dh: np.ndarray) -> Grads
         dz_h = np.concatenate((dz[:, : 2 * H], dz_m), axis=1)
     w_hr = None if call.w_hr is None else dh[B:].T @ (z[:, 3 * H :] * np.tanh(c[B:]))
     return Grads(
-        x=steps.scatter(dz_x @ call.w_ih, np.empty((call.T, B, call.I), call.dtype)),
+        x=steps.scatter(dz_x @ call.w_ih, np.empty(call.x.shape, call.dtype)),
         w_ih=dz_x.T @ x,
         w_hh=w_hh,
         b_ih=None if call.b_ih is None else dz_x.sum(axis=0),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from trials import (
     CELLS,
     backward,
     call_of,
+    close,
     each_cell,
     each_direction,
     each_dtype,
@@ -29,7 +31,8 @@ from trials import (
     same_bits,
 )
 
-from fastrnn import _kernels, functional, native
+from fastrnn import _kernels, functional, native, reference
+from fastrnn._records import Ragged
 
 each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -195,6 +198,41 @@ def test_streamed_is_whole(kind, dtype):
             expected = {"out": out} | dict(enumerate(parts(end)))
             actual = {"out": np.concatenate([begun, streamed])} | dict(enumerate(parts(stream.state)))
             same_bits(actual, expected, f"L = {L}, B = {B}")
+
+
+# -- packed or padded --------------------------------------------------------------------------------------------------
+
+
+def packed(call):
+    """The same call of packed rows, and what packs an array (T, B, ·) likewise."""
+    alive = call.ragged.alive
+
+    def rows(a):
+        return np.concatenate([a[t, :n] for t, n in enumerate(alive)])
+
+    return replace(call, x=rows(call.x), ragged=Ragged.packed(alive)), rows
+
+
+@on_each_set
+@each_direction
+@each_dtype
+@each_cell
+def test_packed_is_padded(cell, variant, P, dtype, reverse, threads):
+    for lengths, H in (((6, 6, 5, 3, 3, 1, 1), 19), ((40, 31, 30, 2), 33)):
+        T, B = lengths[0], len(lengths)
+        call = call_of(cell, make_case(cell, variant, T, B, 7, H, P=P, dtype=dtype, lengths=lengths, reverse=reverse))
+        results, tape = forward(native, call)
+        losses = losses_of(results)
+        expected = results | backward(tape, losses)
+        call, rows = packed(call)
+        expected |= {name: rows(expected[name]) for name in ("out", "grad_x")}
+        losses["grad_out"] = rows(losses["grad_out"])
+        for n in (1, 2, 3):
+            threads(n)
+            results, tape = forward(native, call)
+            same_bits(results | backward(tape, losses), expected, f"lengths = {lengths} on {n} threads")
+        results, tape = forward(reference, call)
+        close(results | backward(tape, losses), expected, f"lengths = {lengths}")
 
 
 # -- any number of threads -------------------------------------------------------------------------------------------

@@ -37,7 +37,11 @@ def forward(backend, call, training=True, **given):
 
 def backward(tape, losses, into=None):
     """The gradients, given those of the results, which `losses_of` makes."""
-    grads = tape.backend.backward(tape, *_check.gradients(tape.call, **losses), into=into)
+    if tape.call.x.ndim == 3:
+        given = _check.gradients(tape.call, **losses)
+    else:  # of packed rows it knows nothing
+        given = losses["grad_out"], losses["grad_h_n"], losses.get("grad_c_n")
+    grads = tape.backend.backward(tape, *given, into=into)
     return {f"grad_{name}": a for name in Grads.__slots__ if (a := getattr(grads, name)) is not None}
 
 
