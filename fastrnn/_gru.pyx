@@ -75,11 +75,10 @@ cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
 
 
 def pack(call):
-    """The weights of a call, packed for its forward pass."""
+    """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Py_ssize_t H = call.H, size = call.w_ih.itemsize
     cdef Packed w = packed_for(call, 3, step, 4, 0)
     cdef bint reset_before = w.job.variant
-    w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 3 * H, True))
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, (3 if reset_before else 2) * H, 3 * H, size))
     if w.job.clip > 0:
         w.job.step, w.job.extra = step_apart, H

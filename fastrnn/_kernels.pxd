@@ -180,6 +180,17 @@ cdef inline void gemm(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const 
         f64.gemm(turn, M, N, K, a, lda, w, z, ldz, c, ldc)
 
 
+cdef inline void gemm_unpacked(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, Py_ssize_t lda, const real* w,
+                               const real* z, Py_ssize_t ldz, real* c, Py_ssize_t ldc, real* panel) noexcept nogil:
+    """c = z + a w^T, with w (N, K) as it was given: packed a panel at a time, and used where it is. panel: K * 4*VL."""
+    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, cols
+    while n < N:
+        cols = min(width, N - n)
+        pack_columns(K, cols, 1, w + n * K, K, panel, K, 0)
+        gemm(0, M, cols, K, a, lda, panel, z + n, ldz, c + n, ldc)
+        n += width
+
+
 cdef inline void outer(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t lda, const real* d,
                        Py_ssize_t ldd, real* c, Py_ssize_t ldc, real* work) noexcept nogil:
     if real is float:

@@ -65,11 +65,10 @@ cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
 
 
 def pack(call):
-    """The weights of a call, packed for its forward pass."""
+    """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Py_ssize_t H = call.H, P = call.P, size = call.w_ih.itemsize
     w_hr = call.w_hr
     cdef Packed w = packed_for(call, 4, step, 5, 0 if w_hr is None else H)
-    w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, 4 * H, True))
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, size))
     if w.job.clip > 0:
         w.job.step = step_apart

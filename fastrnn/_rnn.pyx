@@ -46,12 +46,11 @@ cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
 
 
 def pack(call):
-    """The weights of a call, packed for its forward pass."""
+    """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Packed w = packed_for(call, 1, step, 0, 0)
     cdef Py_ssize_t H = call.H
     if w.job.clip > 0:
         w.job.step = step_apart
-    w.job.w_ih = w.hold(packed_columns(call.w_ih, call.I, H, True))
     w.job.w_hh = w.hold(packed_columns(call.w_hh, H, H, True))
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, H, H, call.w_ih.itemsize))
     return w

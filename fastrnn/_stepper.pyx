@@ -11,6 +11,7 @@ from fastrnn._kernels cimport (
     Memory,
     flush,
     gemm,
+    gemm_unpacked,
     gru_gates,
     gru_reset,
     gru_step,
@@ -259,17 +260,6 @@ cdef class Stepper:
 # ---- a lone step ----------------------------------------------------------------------------------------------------
 
 
-cdef void add_product(Py_ssize_t N, Py_ssize_t K, const real* w, const real* a, const real* z, real* c,
-                      real* panel) noexcept nogil:
-    """c (N,) = z + w a, with w (N, K) as it was given: packed a panel at a time, and used where it is."""
-    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, cols
-    while n < N:
-        cols = min(width, N - n)
-        pack_columns(K, cols, 1, w + n * K, K, panel, K, 0)
-        gemm(0, 1, cols, K, a, K, panel, z + n, 0, c + n, N)
-        n += width
-
-
 cdef void lone(Cell cell, Py_ssize_t I, Py_ssize_t H, const real* x, const real* w_ih, const real* w_hh,
                const real* bias, const real* b_hn, const real* h_prev, real* c, real* h, real* work) noexcept nogil:
     """A step's products, then its cell: the sums and formulas of a fused step. work: 6 H elements and a panel."""
@@ -279,12 +269,13 @@ cdef void lone(Cell cell, Py_ssize_t I, Py_ssize_t H, const real* x, const real*
     cdef real* rh = q + H
     cdef real* panel = rh + H
     cdef real* none = NULL
-    add_product(gates * H, I, w_ih, x, bias, z, panel)
-    add_product((2 if cell == GRU_AFTER else gates) * H, H, w_hh, h_prev, z, z, panel)
+    cdef Py_ssize_t rows = (2 if cell == GRU_AFTER else gates) * H
+    gemm_unpacked(1, gates * H, I, x, I, w_ih, bias, 0, z, 4 * H, panel)
+    gemm_unpacked(1, rows, H, h_prev, H, w_hh, z, 4 * H, z, 4 * H, panel)
     if cell == LSTM:
         lstm_cell(1, H, <real>INFINITY, z, <const real*>none, c, h, H)
     elif cell == GRU_AFTER:
-        add_product(H, H, w_hh + 2 * H * H, h_prev, b_hn, q, panel)
+        gemm_unpacked(1, H, H, h_prev, H, w_hh + 2 * H * H, b_hn, 0, q, H, panel)
         gru_gates(1, H, <real>INFINITY, z, h_prev, H, rh, H)
         gru_reset(1, H, <real>INFINITY, z, q, h_prev, H, h, H, none)
     else:

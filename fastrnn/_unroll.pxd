@@ -32,6 +32,7 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     Py_ssize_t tape_width
     step_function step
     const void* w_ih
+    const void* w_ih_given     # (G*H, I), where W_ih is not packed at once but panel by panel
     const void* w_hh
     const void* w_hn           # the gate n of the GRU's W_hh, where a step is not fused
     const void* w_hr
@@ -44,6 +45,7 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     const void* h0             # (B, P) by rank
     void* c                    # (B, H) by rank, in/out
     void* tape                 # (R, tape_width), or NULL
+    Py_ssize_t panel           # elements of room for one of W_ih
     Py_ssize_t chunk           # rows of the hoisted projection, at most or one step's
     bint by_units              # threads share the units of a step, not the rows
     char* work
@@ -54,7 +56,7 @@ cdef class Packed:
     """The weights of one layer and direction, packed, and all of a Job that follows from them."""
 
     cdef Job job
-    cdef object dtype
+    cdef object dtype, w_ih    # W_ih as it was given: most calls pack it, the others need not
     cdef list keep
     cdef const void* hold(self, Memory memory)
 

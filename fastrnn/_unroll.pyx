@@ -10,7 +10,9 @@ from fastrnn._kernels cimport (
     Memory,
     barrier,
     gemm,
+    gemm_unpacked,
     lanes,
+    packed_columns,
     plain,
     punctual,
     real,
@@ -172,28 +174,40 @@ cdef Py_ssize_t chunk_end(const Job* j, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t 
     return s
 
 
-cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1, real* x_rows,
-                  real* z) noexcept nogil:
-    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed."""
-    cdef Py_ssize_t s, n, rows = 0, GH = j.G * j.H
-    cdef const real* x = x_rows
+cdef const real* inputs(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1, real* x_rows,
+                        Py_ssize_t* rows) noexcept nogil:
+    """x of the rows at work in the steps s0..s1-1, packed: where it is, if it is, or else gathered in x_rows."""
+    cdef Py_ssize_t s, n
+    rows[0] = 0
     if consecutive(&j.x, &j.q, j.I, r1 - r0):
-        x = <const real*>j.x.data + offset(&j.x, &j.q, s0, r0)
-        rows = before(&j.q, s1) - before(&j.q, s0) if r1 - r0 == j.q.B else (s1 - s0) * (r1 - r0)
-    else:
-        for s in range(s0, s1):
-            n = at_work(&j.q, s, r0, r1)
-            gather(&j.x, &j.q, j.I, s, r0, n, x_rows + rows * j.I)
-            rows += n
-    gemm(0, rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z, GH)
+        rows[0] = before(&j.q, s1) - before(&j.q, s0) if r1 - r0 == j.q.B else (s1 - s0) * (r1 - r0)
+        return <const real*>j.x.data + offset(&j.x, &j.q, s0, r0)
+    for s in range(s0, s1):
+        n = at_work(&j.q, s, r0, r1)
+        gather(&j.x, &j.q, j.I, s, r0, n, x_rows + rows[0] * j.I)
+        rows[0] += n
+    return x_rows
 
 
-cdef void project_share(const Job* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, real* x_rows,
-                        real* z) noexcept nogil:
-    """This part's steps of a chunk's projection, when all parts have all rows."""
+cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1, int part, int parts,
+                  real* x_rows, real* z, real* panel) noexcept nogil:
+    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed.
+
+    parts > 1: this part's share, of all rows: some steps, or, where W_ih is not packed, some panels of it."""
     cdef Py_ssize_t first = s0 + (s1 - s0) * part // parts, end = s0 + (s1 - s0) * (part + 1) // parts
-    cdef Py_ssize_t rows = before(&j.q, first) - before(&j.q, s0)
-    project(j, first, end, 0, j.q.B, x_rows + rows * j.I, z + rows * j.G * j.H)
+    cdef Py_ssize_t GH = j.G * j.H, skipped = 0, rows, n0, N
+    if parts > 1:
+        skipped = before(&j.q, first) - before(&j.q, s0)
+    cdef const real* x = inputs(j, first, end, r0, r1, x_rows + skipped * j.I, &rows)
+    if j.w_ih != NULL:
+        gemm(0, rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z + skipped * GH, GH)
+    else:
+        barrier(parts)
+        if parts > 1:
+            rows = before(&j.q, s1) - before(&j.q, s0)
+        share_units(GH, sizeof(real), part, parts, &n0, &N)
+        gemm_unpacked(rows, N, j.I, x - skipped * j.I, j.I, <const real*>j.w_ih_given + n0 * j.I,
+                      <const real*>j.bias + n0, 0, z + n0, GH, panel)
     barrier(parts)
 
 
@@ -204,6 +218,8 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
     cdef Py_ssize_t s0 = 0, s1, s, P = j.P, B = r1 - r0, GH = j.G * j.H
     cdef real* turns = work                      # where h lives if it has no place in `out`: two steps in turn
     cdef real* z_rows = turns + B * (2 * P + j.extra)
+    cdef real* x_rows = z_rows + max(j.chunk, B) * GH
+    cdef real* panel = work + (part + 1) * j.work_each - j.panel
     cdef real* z
     cdef Step a
     a.r0, a.h_prev, a.ldh_prev, a.ldh, a.tape = r0, <const real*>j.h0 + r0 * P, P, P, NULL
@@ -211,10 +227,7 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
     share_units(j.H, sizeof(real), part, parts, &a.u0, &a.U)
     s1 = chunk_end(j, s0, r0, r1)
     while s1 > s0:
-        if parts == 1:
-            project(j, s0, s1, r0, r1, z_rows + max(j.chunk, B) * GH, z_rows)
-        else:
-            project_share(j, s0, s1, part, parts, z_rows + max(j.chunk, B) * GH, z_rows)
+        project(j, s0, s1, r0, r1, part, parts, x_rows, z_rows, panel)
         z = z_rows
         for s in range(s0, s1):
             a.s, a.n, a.z = s, at_work(&j.q, s, r0, r1), z
@@ -250,22 +263,27 @@ cdef void forward_task(void* job, int part, int parts) noexcept nogil:
         forward_rows(j, r0, r1, 0, 1, <float*>j.work + part * j.work_each)
 
 
-cdef int run(Job* j, Memory tape) except -1:
+cdef int run(Job* j, Packed w, Memory tape) except -1:
     """All that is left to be found out about a job, then the job."""
-    cdef Py_ssize_t size = itemsize(j), rows
-    cdef double flops = 2.0 * j.q.R * j.G * j.H * (j.I + j.P)
+    cdef Py_ssize_t size = itemsize(j), GH = j.G * j.H, rows
+    cdef double flops = 2.0 * j.q.R * GH * (j.I + j.P)
     cdef int parts = parts_for(j.q.B, flops)
     if j.lanes != lanes(size):
         raise RuntimeError("packed weights: made for another instruction set")
     if j.q.R == 0:
         return 0
     j.tape = NULL if tape is None else tape.at
-    j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((j.G * j.H + j.I) * size)), j.q.R)
+    j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((GH + j.I) * size)), j.q.R)
     if j.w_hr == NULL and j.clip == 0 and parts == 1:
-        parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, 4 * j.lanes)
+        parts = parts_by_units(j.q.B, flops, GH * j.P, j.H, 4 * j.lanes)
         j.by_units = parts > 1
+    if j.w_ih == NULL and (parts == 1 or j.by_units) and j.q.R <= max(j.I, j.chunk):
+        j.w_ih_given, j.chunk, j.panel = address(w.w_ih), j.q.R, 4 * j.lanes * j.I
+    elif j.w_ih == NULL:
+        w.pack_inputs()
+        j.w_ih = w.job.w_ih
     rows = max(j.chunk, j.q.B)
-    j.work_each = rows * (j.G * j.H + j.I) + j.q.B * (2 * j.P + j.extra)
+    j.work_each = rows * (GH + j.I) + j.q.B * (2 * j.P + j.extra) + j.panel
     cdef Memory workspace = Memory(j.work_each * parts * size)
     j.work = workspace.at
     with nogil:
@@ -314,6 +332,12 @@ cdef class Packed:
         self.keep.append(memory)
         return memory.at
 
+    def pack_inputs(self):
+        """Pack W_ih, too."""
+        cdef Job* j = &self.job
+        j.w_ih = self.hold(packed_columns(self.w_ih, j.I, j.G * j.H, True))
+        self.w_ih = None
+
     def serve(self, x, state, bint batch_first):
         """A layer's call, checked here and fast, on plain arrays: x (T, B, I), or (B, T, I), and its initial state.
         Gives `out` and the final state; None, with nothing done, for anything else."""
@@ -333,7 +357,7 @@ cdef class Packed:
         j.q.R, j.q.direct = j.q.T * j.q.B, True
         j.x, j.out = laid_out(a.data, &j.q, j.I, batch_first), laid_out(address(out), &j.q, j.P, batch_first)
         j.h0, j.c = address(h), address(c)
-        run(&j, None)
+        run(&j, self, None)
         last_h(&j, <void*>j.h0)
         return out, (h, c) if lstm else h
 
@@ -343,7 +367,7 @@ cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t
     cdef Packed w = Packed()
     cdef Job* j = &w.job
     memset(j, 0, sizeof(Job))
-    w.dtype, w.keep = call.dtype, []
+    w.dtype, w.w_ih, w.keep = call.dtype, call.w_ih, []
     j.wide = w.dtype.itemsize == 8
     j.lanes = lanes(itemsize(j))
     j.I, j.H, j.P, j.G, j.step, j.extra = call.I, call.H, call.P, G, step, extra
@@ -373,7 +397,7 @@ def forward(call, bint training, out, Packed w):
         h, c = h0.copy(), None if c0 is None else c0.copy()
     j.x, j.out = view_of(call.x, &j.q, itemsize(&j)), view_of(out, &j.q, itemsize(&j), True)
     j.h0, j.c = address(h0), address(c, True)
-    run(&j, tape)
+    run(&j, w, tape)
     clear_padding(&j.out, &j.q, j.P, itemsize(&j))
     if ragged is None and j.q.T > 0:
         last_h(&j, address(h, True))

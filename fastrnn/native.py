@@ -13,7 +13,7 @@ _CELLS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
 def forward(call, training, out=None, packed=None):
     """Run a call: (out, h_n, c_n or None, what backward needs if training)."""
-    return _unroll.forward(call, training, out, pack(call) if packed is None else packed)
+    return _unroll.forward(call, training, out, _CELLS[call.cell].pack(call) if packed is None else packed)
 
 
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
@@ -23,7 +23,9 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
 
 def pack(call):
     """The weights of a call, packed once for many calls of ``forward``."""
-    return _CELLS[call.cell].pack(call)
+    packed = _CELLS[call.cell].pack(call)
+    packed.pack_inputs()
+    return packed
 
 
 def serve(call, packed, x, state, batch_first):
@@ -35,5 +37,5 @@ def serve(call, packed, x, state, batch_first):
         served = lone_step(call, x, state)
         if served is not None:
             return served
-        packed = pack(call)
+        packed = _CELLS[call.cell].pack(call)
     return packed.serve(x, state, batch_first)
