@@ -66,7 +66,7 @@ class Process:
 
     def ask(self, what: Peak | Task | int) -> Any:
         """What it answers: see `_peer_worker`."""
-        if self.threads > 1 and isinstance(what, int):
+        if self.threads > 1 and not isinstance(what, Peak):
             sleep(QUIET_SECONDS)
         try:
             pickle.dump(what, self._process.stdin, pickle.HIGHEST_PROTOCOL)

@@ -71,7 +71,7 @@ enum {
     LATE_AFTER = 100,   /* a meeting takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
     LATE = 2,           /* calls in a row that were not worth several threads: one is a hiccup */
-    APART = 10,         /* calls on one thread after that; doubled each time ... */
+    APART = 2,          /* calls on one thread after that; doubled each time ... */
     MOST_APART = 1000,  /* ... up to here, or to as many as take SECONDS_APART */
 };
 

@@ -26,7 +26,7 @@ cdef struct Product:  # a weight gradient, or some rows of one: for every chunk 
     Py_ssize_t M, N
     const void* dz
     Py_ssize_t ld
-    const void* rows           # (K, N)
+    const void* rows           # (K, N); NULL: those of x, where they are
     void* w
 
 
@@ -51,7 +51,7 @@ cdef struct BackJob:  # a backward pass
     const void* w_hh           # packed for dz W_hh
     const void* w_hn
     const void* w_hr
-    void* x_rows               # the rows of a chunk, packed: x (K, I), h_prev (K, P), dz (K, width)
+    void* x_rows               # the rows of a chunk, packed: x (K, I) or NULL, h_prev (K, P), dz (K, width)
     void* h_rows
     void* dz
     void* dh_rows              # with a projection: dh (K, P)

@@ -77,7 +77,7 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
         n = at_work(&j.q, s, r0, r1)
         row = before(&j.q, s) + r0 - first
         h_prev = <real*>j.h_rows + row * j.P
-        if part == 0:
+        if part == 0 and j.x_rows != NULL:
             gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I)
         if s > 0:
             gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0)
@@ -96,12 +96,13 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
     """This part's share of the products of one chunk: whole sums, so that each of them keeps its order."""
     cdef Py_ssize_t K = before(&j.q, s1) - before(&j.q, s0), m0, m1
     cdef const Product* p
+    cdef const real* rows
     cdef int i
     for i in range(j.n_products):
         p = &j.products[i]
+        rows = <const real*>p.rows if p.rows != NULL else <const real*>j.x.data + before(&j.q, s0) * j.I
         m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
-        outer(s1 < j.q.T, K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, <const real*>p.rows, p.N,
-              <real*>p.w + m0 * p.N, p.N, work)
+        outer(s1 < j.q.T, K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, rows, p.N, <real*>p.w + m0 * p.N, p.N, work)
     m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
     add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
 
@@ -200,7 +201,9 @@ cdef class Backward:
         j.w_ih = address(call.w_ih)
         j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)
         j.steps = max(BACK_ROWS // max(j.q.B, 1), 1)
-        j.x_rows, j.h_rows = self.block(self.chunk_rows() * j.I), self.block(self.chunk_rows() * j.P)
+        if not consecutive(&j.x, &j.q, j.I, j.q.B):
+            j.x_rows = self.block(self.chunk_rows() * j.I)
+        j.h_rows = self.block(self.chunk_rows() * j.P)
         j.dz, j.sums = self.block(self.chunk_rows() * width), self.block(width)
         memset(j.sums, 0, width * self.itemsize)
 

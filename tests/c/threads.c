@@ -78,7 +78,7 @@ static void check_run(void)
     REQUIRE(counted(4) == 4);
 }
 
-enum { APART = 10, MOST_APART = 1000 };
+enum { APART = 2, MOST_APART = 1000 };
 
 static int questions_denied(void)
 {
