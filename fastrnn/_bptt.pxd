@@ -62,9 +62,6 @@ cdef struct BackJob:  # a backward pass
     char* work
 
 
-cdef void gather_now(const View* v, const BackJob* j, const BackStep* a, Py_ssize_t width, void* to) noexcept nogil
-
-
 cdef class Backward:
     """One backward pass: the job, and everything that its pointers point to."""
 

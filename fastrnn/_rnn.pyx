@@ -5,7 +5,7 @@ T B I H P G; z pre-activations, h, dz, dh; n rows of a step.
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
-from fastrnn._bptt cimport Backward, BackJob, BackStep, gather_now
+from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
     barrier,
     gemm,
@@ -16,6 +16,7 @@ from fastrnn._kernels cimport (
     rnn_step,
     summed,
 )
+from fastrnn._rows cimport gather, offset
 from fastrnn._unroll cimport Job, Packed, Step, packed_for
 
 
@@ -58,9 +59,14 @@ def pack(call):
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H
+    cdef Py_ssize_t ldh = H
     cdef real* dh = <real*>a.dh + u0
-    gather_now(&j.out, j, a, H, a.scratch)
-    rnn_back(n, a.U, j.variant, <const real*>a.scratch + u0, H, dh, dz + u0)
+    cdef real* h = <real*>a.scratch
+    if j.q.direct:
+        h, ldh = <real*>j.out.data + offset(&j.out, &j.q, a.s, a.r0), j.out.row
+    else:
+        gather(&j.out, &j.q, H, a.s, a.r0, n, h)
+    rnn_back(n, a.U, j.variant, h + u0, ldh, dh, dz + u0)
     barrier(a.parts)
     gemm(<int>a.s, n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
 

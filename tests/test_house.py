@@ -53,7 +53,7 @@ def test_imports_point_down():
         ("_rows", {"_kernels"}),
         ("_unroll", {"_arrays", "_kernels", "_rows"}),
         ("_bptt", {"_arrays", "_kernels", "_rows", "_unroll", "_records"}),
-        ("_rnn", {"_kernels", "_unroll", "_bptt"}),
+        ("_rnn", {"_kernels", "_rows", "_unroll", "_bptt"}),
         ("_lstm", {"_kernels", "_unroll", "_bptt"}),
         ("_gru", {"_kernels", "_unroll", "_bptt"}),
         ("_stepper", {"_arrays", "_kernels", "_unroll"}),
