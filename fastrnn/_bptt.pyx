@@ -51,24 +51,12 @@ cdef inline View from_unit(const View* v, Py_ssize_t u0, Py_ssize_t itemsize) no
     return part
 
 
-cdef bint states_stand(const BackJob* j, Py_ssize_t s0) noexcept nogil:
-    """Whether the h_prev of a chunk's rows stand in `out` as they would if gathered."""
-    return s0 > 0 and j.q.alive == NULL and consecutive(&j.out, &j.q, j.P, j.q.B)
-
-
-cdef real* states_before(const BackJob* j, Py_ssize_t s0, real* gathered) noexcept nogil:
-    """The h_prev of a chunk's rows."""
-    return <real*>j.out.data + before(&j.q, s0 - 1) * j.P if states_stand(j, s0) else gathered
-
-
 cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
                         int part, int parts, real* scratch) noexcept nogil:
     """BPTT over the steps of a chunk for the ranks r0..r1-1; leaves dz and the rows that the products need.
 
     parts > 1: as many threads do this together, each with its share of the units."""
     cdef Py_ssize_t s, n, first = before(&j.q, s0), row, width = j.P
-    cdef bint stand = states_stand(j, s0)
-    cdef real* h_rows = states_before(j, s0, <real*>j.h_rows)
     cdef real* h_prev
     cdef View out, grad_out
     cdef BackStep a
@@ -80,12 +68,12 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
     for s in range(s1 - 1, s0 - 1, -1):
         n = at_work(&j.q, s, r0, r1)
         row = before(&j.q, s) + r0 - first
-        h_prev = h_rows + row * j.P
+        h_prev = <real*>j.h_rows + row * j.P
         if part == 0 and j.x_rows != NULL:
             gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I)
-        if s > 0 and not stand:
+        if s > 0:
             gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0)
-        elif s == 0 and n > 0:
+        elif n > 0:
             memcpy(h_prev + a.u0, <const real*>j.h0 + r0 * j.P + a.u0, n * width * sizeof(real))
         add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0)
         a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
@@ -104,11 +92,7 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
     cdef int i
     for i in range(j.n_products):
         p = &j.products[i]
-        rows = <const real*>p.rows
-        if rows == NULL:
-            rows = <const real*>j.x.data + before(&j.q, s0) * j.I
-        elif p.rows == j.h_rows:
-            rows = states_before(j, s0, <real*>j.h_rows)
+        rows = <const real*>p.rows if p.rows != NULL else <const real*>j.x.data + before(&j.q, s0) * j.I
         m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
         outer(s1 < j.q.T, K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, rows, p.N, <real*>p.w + m0 * p.N, p.N, work)
     m0, m1 = j.width * part // parts, j.width * (part + 1) // parts

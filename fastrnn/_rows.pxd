@@ -64,6 +64,9 @@ cdef inline void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_s
                         real* to) noexcept nogil:
     """n rows of step s, from rank r0 on, out of the caller's array."""
     cdef Py_ssize_t r
+    if q.direct and v.row == width and n > 0:
+        memcpy(to, <real*>v.data + offset(v, q, s, r0), n * width * sizeof(real))
+        return
     for r in range(r0, r0 + n):
         memcpy(to, <real*>v.data + offset(v, q, s, r), width * sizeof(real))
         to += width
@@ -73,6 +76,9 @@ cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_
                          const real* rows) noexcept nogil:
     """The reverse of gather."""
     cdef Py_ssize_t r
+    if q.direct and v.row == width and n > 0:
+        memcpy(<real*>v.data + offset(v, q, s, r0), rows, n * width * sizeof(real))
+        return
     for r in range(r0, r0 + n):
         memcpy(<real*>v.data + offset(v, q, s, r), rows, width * sizeof(real))
         rows += width
