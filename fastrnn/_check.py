@@ -201,12 +201,13 @@ def pair(name: str, state: Any) -> tuple[Any, Any]:
 
 def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse) -> Call:
     reverse = flag("reverse", reverse)
-    known = dimensions and dimensions(GATES[cell], x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
-    if not known:
+    found = dimensions and dimensions(GATES[cell], x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
+    if not found:
         x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
-        known = *x.shape, w_hh.shape[0] // GATES[cell], w_hh.shape[1]
-    ragged = None if lengths_ is None else lengths(lengths_, known[0], known[1])
-    return Call(cell, variant, *known, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+        found = *x.shape, w_hh.shape[0] // GATES[cell], w_hh.shape[1]
+    T, B, I, H, P = found
+    ragged = None if lengths_ is None else lengths(lengths_, T, B)
+    return Call(cell, variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
 
 
 def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:

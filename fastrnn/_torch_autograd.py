@@ -116,8 +116,9 @@ class Spec:
     def call(self, x: np.ndarray, weights: tuple, h0: Any, c0: Any, ragged: Ragged | None, reverse: bool) -> Call:
         """One layer in one direction; x is packed where ``ragged`` is."""
         T, B = x.shape[:2] if ragged is None else (len(ragged.alive), len(ragged.order))
-        sizes = T, B, x.shape[-1], self.H, self.P
-        return Call(self.cell, self.variant, *sizes, x, *weights, h0, c0, ragged, reverse)
+        w_ih, w_hh, b_ih, b_hh, w_hr = weights
+        I, H, P = x.shape[-1], self.H, self.P
+        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
 
 
 class Weights:
