@@ -34,7 +34,7 @@ from numpy import empty
 
 from fastrnn._records import Grads
 
-cdef Py_ssize_t BACK_ROWS = 256  # of a chunk: deep enough for the sums of the weight gradients to pay
+cdef Py_ssize_t BACK_ROWS = 512  # of a chunk: enough for the sums of the weight gradients to pay, not too many for L2
 
 
 cdef inline Py_ssize_t chunk_start(const BackJob* j, Py_ssize_t s1) noexcept nogil:

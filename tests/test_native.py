@@ -104,7 +104,7 @@ def test_a_wide_layer(ragged):
     check("lstm", make_case("lstm", T=11, B=5, I=3, H=700, lengths=(11, 11, 10, 5, 0) if ragged else None))
 
 
-@pytest.mark.parametrize(("T", "B"), [(1, 256), (3, 256), (2, 257), (2, 600), (5, 100), (257, 1), (258, 2)], ids=str)
+@pytest.mark.parametrize(("T", "B"), [(1, 512), (3, 512), (2, 513), (2, 1200), (5, 200), (513, 1), (514, 2)], ids=str)
 @each_lengths
 @each_cell
 def test_chunks_of_backpropagation(cell, variant, P, ragged, T, B):

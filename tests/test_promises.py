@@ -245,7 +245,8 @@ def test_packed_is_padded(cell, variant, P, dtype, reverse, threads):
 @each_cell
 def test_any_number_of_threads(cell, variant, P, dtype, reverse, ragged, threads):
     lengths = "ragged" if ragged else None
-    for T, B, I, H in ((5, 1, 5, 9), (9, 1, 5, 130), (5, 3, 70, 33), (40, 11, 5, 17)):  # one row: its units are shared
+    # Of a lone row the units are shared; 300 steps are several chunks.
+    for T, B, I, H in ((5, 1, 5, 9), (9, 1, 5, 130), (300, 1, 5, 130), (5, 3, 70, 33), (40, 11, 5, 17)):
         case = make_case(cell, variant, T=T, B=B, I=I, H=H, P=P, dtype=dtype, lengths=lengths, reverse=reverse)
         threads(1)
         alone = everything(native, cell, case)
