@@ -74,9 +74,9 @@ GROUPS = {
     "step backward": [(f"{cell}_back", B, 0, 128) for B in (1, 32) for cell in GATES],
     "step of Cho's GRU backward": [(half, 32, 0, 128) for half in ("gru_reset_back", "gru_gates_back")],
     "recurrent product backward, LSTM": [("gemm", B, 4 * H, H) for B in (1, 32) for H in SIZES],
-    "input gradient, LSTM": [("gemm", 256, 512, 128)],
-    "weight gradient, LSTM": [("outer", 256, 4 * H, H) for H in (*SIZES, 512)],
-    "sums": [("add", 32, 0, 128), ("add_rows", 256, 0, 512)],
+    "input gradient, LSTM": [("gemm", 512, 512, 128)],
+    "weight gradient, LSTM": [("outer", 512, 4 * H, H) for H in (*SIZES, 512)],
+    "sums": [("add", 32, 0, 128), ("add_rows", 512, 0, 512)],
     "packing, LSTM": [(name, 1, H, N) for H in (128, 512) for name, N in (("pack_columns", 4 * H), ("pack_gates", H))],
 }
 PRIMITIVES = [Primitive(what, *sizes) for what, group in GROUPS.items() for sizes in group]

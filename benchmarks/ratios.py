@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""fastrnn beside itself: `python benchmarks/ratios.py` prints one Markdown table of what a second thread, the narrower
+instruction set, the wider dtype and ragged lengths make of its times, and what was aimed at.
+
+Both sides take turns, round by round, in this process, after their results were found to be the same: to the last bit
+where that is promised. T time steps, B batch, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import cases
+import numpy as np
+from cases import Case, Run
+from floors import Line, head, measured
+
+import fastrnn
+from fastrnn import _kernels
+from fastrnn.cli import progress
+
+ROUNDS = 9
+IN_USE = cases.config.describe()["instruction set"]
+
+
+class Target(NamedTuple):
+    """A bound for the ratio of the second side's time to the first's, in every case and cell."""
+
+    what: str
+    wanted: str
+    met: Callable[[float], bool]
+    sides: Callable[[str, str, Case], tuple[Run, Run]]  # of a mode, a cell and a case
+    cases: tuple[Case, ...]
+
+
+def at_least(bound: float) -> tuple[str, Callable[[float], bool]]:
+    """How it is said, and whether a ratio is."""
+    return f"≥ {bound:g}", bound.__le__
+
+
+# -- sides -------------------------------------------------------------------------------------------------------------
+
+
+def ready(mode: str, cell: str, case: Case, before: Callable[[], object] = int) -> Run:
+    """A call of ours, something being done before it."""
+    call = cases.MODES[mode](fastrnn, cell, case)
+
+    def run() -> object:
+        before()
+        return call()
+
+    return run
+
+
+def same_bits(one: Run, other: Run) -> tuple[Run, Run]:
+    """Both, if what they give has the same bits."""
+    for a, b in zip(cases.arrays_of(one()), cases.arrays_of(other()), strict=True):
+        if not np.array_equal(a, b):
+            raise ArithmeticError("the two sides' results differ")
+    return one, other
+
+
+def threads(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
+    """Two, and one."""
+    two, one = (ready(mode, cell, case, partial(fastrnn.set_num_threads, n)) for n in (2, 1))
+    return same_bits(two, one)
+
+
+def narrower(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
+    """AVX2, and AVX-512."""
+    avx2, avx512 = (ready(mode, cell, case, partial(_kernels.use, name)) for name in ("avx2", "avx512"))
+    return same_bits(avx2, avx512)
+
+
+def wider(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
+    """float64, and float32."""
+    return ready(mode, cell, replace(case, dtype="float64")), ready(mode, cell, case)
+
+
+def ragged(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
+    """As many row-steps without a break, and ragged."""
+    rows = case.arguments(cell)[1]["lengths"].sum()
+    return ready(mode, cell, replace(case, T=round(rows / case.B), shortest=None)), ready(mode, cell, case)
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+RAGGED = Case(200, 32, 128, 128, shortest=10)
+BATCHES = (Case(100, 8, 128, 128), Case(100, 32, 128, 128), Case(100, 32, 256, 256), Case(100, 64, 512, 512), RAGGED)
+LONE = tuple(Case(100, 1, H, H) for H in (256, 512, 1024))
+SMALL = (*(Case(100, 1, H, H) for H in (16, 64, 128)), Case(100, 8, 64, 64), Case(100, 7, 13, 50))
+MIXED = (Case(100, 1, 64, 64), Case(100, 1, 256, 256), Case(100, 32, 64, 64), Case(100, 32, 128, 128))
+
+TARGETS = (
+    Target("one thread over two", *at_least(1.75), threads, BATCHES),
+    Target("one thread over two", *at_least(1.4), threads, LONE),
+    Target("one thread over two", *at_least(0.95), threads, SMALL),
+    Target("AVX-512 over AVX2", *at_least(0.85), narrower, MIXED),
+    Target("float32 over float64", *at_least(0.45), wider, (Case(100, 32, 128, 128),)),
+    Target("ragged over dense", "≤ 1.15", lambda ratio: ratio <= 1.15, ragged, (RAGGED,)),
+)
+
+
+def lines() -> Iterator[Callable[[], Line]]:
+    """What is to be measured here."""
+    for target in TARGETS:
+        needs_two = target.sides is threads and (os.cpu_count() or 1) < 2
+        if needs_two or (target.sides is narrower and IN_USE != "avx512"):
+            continue
+        for case in target.cases:
+            for mode in cases.MODES:
+                yield partial(line_of, target, mode, case)
+
+
+def line_of(target: Target, mode: str, case: Case) -> Line:
+    """The ratio of each cell."""
+    line = Line(f"{target.what}, {mode}, {case}", target.wanted)
+    for cell in cases.CELLS:
+        found = measured(*target.sides(mode, cell, case), rounds=ROUNDS)
+        line.add(f"{cell} {found.ratio:.2f}{found.mark}", target.met(found.ratio))
+        fastrnn.set_num_threads(1)
+        _kernels.use(IN_USE)
+    return line
+
+
+def main() -> int:
+    """Measure and print; 1 if a target is not met."""
+    argparse.ArgumentParser(description="Compare fastrnn with itself; print a Markdown table.").parse_args()
+    found = [measure() for measure in progress(list(lines()), "ratios")]
+    print(head(ROUNDS).replace("one thread", "one thread unless said"), "", sep="\n")
+    print(
+        "| time of ... over time of ... | wanted | measured | met |", "| --- | --- | --- | --- |", *found, "", sep="\n"
+    )
+    print(f"{sum(line.met for line in found)} of {len(found)} lines met. ~: see `floors.py`.")
+    return 0 if all(line.met for line in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
