@@ -231,7 +231,7 @@ static void rnn_back(bench *b)
 {
     ptrdiff_t n = b->n, N = b->N, all = n * N;
     real *h = operand(b, all), *dh = operand(b, all), *dz = operand(b, all);
-    TIMED(b, 0) b->k->rnn_back(n, N, 0, h, N, dh, dz);
+    TIMED(b, 0) b->k->rnn_back(n, N, N, 0, h, N, dh, dz);
 }
 
 static void lstm_back(bench *b)

@@ -608,9 +608,10 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
 INLINE vec sigmoid_slope(vec s) { return s * (all(1) - s); }
 INLINE vec tanh_slope(vec t) { return fmadd(-t, t, all(1)); }
 
-static void rnn_back(ptrdiff_t n, ptrdiff_t H, int relu, const real *h, ptrdiff_t ldh, const real *dh, real *dz)
+static void rnn_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const real *h, ptrdiff_t ldh, const real *dh,
+                     real *dz)
 {
-    EACH_VECTOR(n, H)
+    EACH_VECTOR(n, U)
     {
         vec ht = get(h + i * ldh + u, lanes), dht = get(dh + i * H + u, lanes);
         set(dz + i * H + u, relu ? choose(ht > all(0), dht, all(0)) : dht * tanh_slope(ht), lanes);

@@ -122,15 +122,15 @@ enum {
 
 /* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
  * of dz with the weights is left to gemm. The tape is only read.
- * rnn_back:  dz = dh (1 - h^2), or dh where h > 0 for relu.   h (n, H); dz (n, H) out.
- * lstm_back, gru_back: the first U of H units, as in a step forward.
+ * rnn_back, lstm_back, gru_back: the first U of H units, as in a step forward.
+ * rnn_back:  dz = dh (1 - h^2), or dh where h > 0 for relu.   h (n, U of H); dz (n, H) out.
  * lstm_back: dz (n, 4H) out: i f g o; dc (n, H) in/out: becomes the gradient of c_prev.
  *   c_prev (n, H), ldc_prev; h null or (n, H) out: o tanh(c), which a projection's gradient needs.
  * gru_back:  dz (n, 4H) out: n r z q; dh becomes dh z, the part of the gradient of h_prev that passes the gate.
  * gru_reset_back: first half for Cho's GRU: dz (n, 3H) n and z parts out; dh becomes dh z.
  * gru_gates_back: second half: drh (n, H) = dz_n W_hn;  dz's r part out; dh += drh r.   All dz of it: (n, 3H) n r z. */
 #define FRNN_BACKWARD(R)                                                                                               \
-    void (*rnn_back)(ptrdiff_t n, ptrdiff_t H, int relu, const R *h, ptrdiff_t ldh, const R *dh, R *dz);               \
+    void (*rnn_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const R *h, ptrdiff_t ldh, const R *dh, R *dz);  \
     void (*lstm_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *tape, const R *c_prev, ptrdiff_t ldc_prev,       \
                       const R *dh, R *dc, R *dz, R *h);                                                                \
     void (*gru_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh, \

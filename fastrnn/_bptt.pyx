@@ -26,7 +26,7 @@ from fastrnn._rows cimport (
     gather,
     scatter,
 )
-from fastrnn._unroll cimport by_rank, by_row, parts_by_units, parts_for, sequence_of, share, share_units, view_of
+from fastrnn._unroll cimport by_rank, by_row, parts_of, sequence_of, share, share_units, view_of
 
 from libc.string cimport memcpy, memset
 
@@ -56,7 +56,7 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
     """BPTT over the steps of a chunk for the ranks r0..r1-1; leaves dz and the rows that the products need.
 
     parts > 1: as many threads do this together, each with its share of the units."""
-    cdef Py_ssize_t s, n, first = before(&j.q, s0), row, width = j.P
+    cdef Py_ssize_t s, n, r, first = before(&j.q, s0), row, width = j.P
     cdef real* h_prev
     cdef View out, grad_out
     cdef BackStep a
@@ -70,12 +70,13 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
         row = before(&j.q, s) + r0 - first
         h_prev = <real*>j.h_rows + row * j.P
         if part == 0 and j.x_rows != NULL:
-            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I)
+            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I, j.I)
         if s > 0:
-            gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0)
-        elif n > 0:
-            memcpy(h_prev + a.u0, <const real*>j.h0 + r0 * j.P + a.u0, n * width * sizeof(real))
-        add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0)
+            gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0, j.P)
+        else:
+            for r in range(n):
+                memcpy(h_prev + r * j.P + a.u0, <const real*>j.h0 + (r0 + r) * j.P + a.u0, width * sizeof(real))
+        add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0, j.P)
         a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
         a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
         if s > 0:
@@ -221,12 +222,10 @@ cdef class Backward:
         cdef BackJob* j = &self.j
         cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
         cdef Py_ssize_t panel = 4 * lanes(self.itemsize)
-        cdef int parts = parts_for(j.q.B, flops)
-        if j.w_hr == NULL and j.w_hn == NULL and parts == 1:
-            parts = parts_by_units(j.q.B, flops, j.G * j.H * j.P, j.H, panel)
-            j.by_units = parts > 1
+        cdef int parts
         if j.q.R == 0:
             return
+        parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H // panel, &j.by_units)
         j.back = back
         j.work_each = panel * max(self.chunk_rows(), j.G * j.H) + self.chunk_rows() * j.I + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)

@@ -40,8 +40,8 @@ cdef extern from "frnn.h" nogil:
         void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, float clip, const float* z, const float* q,
                           const float* h_prev, Py_ssize_t ldh_prev, float* h, Py_ssize_t ldh,
                           float* tape) noexcept nogil
-        void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh, const float* dh,
-                         float* dz) noexcept nogil
+        void (*rnn_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh,
+                         const float* dh, float* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* c_prev,
                           Py_ssize_t ldc_prev, const float* dh, float* dc, float* dz,
                           float* h) noexcept nogil
@@ -87,8 +87,8 @@ cdef extern from "frnn.h" nogil:
         void (*gru_reset)(Py_ssize_t n, Py_ssize_t H, double clip, const double* z, const double* q,
                           const double* h_prev, Py_ssize_t ldh_prev, double* h, Py_ssize_t ldh,
                           double* tape) noexcept nogil
-        void (*rnn_back)(Py_ssize_t n, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh, const double* dh,
-                         double* dz) noexcept nogil
+        void (*rnn_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh,
+                         const double* dh, double* dz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* c_prev,
                           Py_ssize_t ldc_prev, const double* dh, double* dc, double* dz,
                           double* h) noexcept nogil
@@ -274,12 +274,12 @@ cdef inline void gru_reset(Py_ssize_t n, Py_ssize_t H, real clip, const real* z,
         f64.gru_reset(n, H, clip, z, q, h_prev, ldh_prev, h, ldh, tape)
 
 
-cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh, const real* dh,
-                          real* dz) noexcept nogil:
+cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh,
+                          const real* dh, real* dz) noexcept nogil:
     if real is float:
-        f32.rnn_back(n, H, relu, h, ldh, dh, dz)
+        f32.rnn_back(n, U, H, relu, h, ldh, dh, dz)
     else:
-        f64.rnn_back(n, H, relu, h, ldh, dh, dz)
+        f64.rnn_back(n, U, H, relu, h, ldh, dh, dz)
 
 
 cdef inline void lstm_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* tape, const real* c_prev,

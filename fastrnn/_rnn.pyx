@@ -65,8 +65,8 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     if j.q.direct:
         h, ldh = <real*>j.out.data + offset(&j.out, &j.q, a.s, a.r0), j.out.row
     else:
-        gather(&j.out, &j.q, H, a.s, a.r0, n, h)
-    rnn_back(n, a.U, j.variant, h + u0, ldh, dh, dz + u0)
+        gather(&j.out, &j.q, H, a.s, a.r0, n, h, H)
+    rnn_back(n, a.U, H, j.variant, h + u0, ldh, dh, dz + u0)
     barrier(a.parts)
     gemm(<int>a.s, n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
 

@@ -61,15 +61,15 @@ cdef inline bint consecutive(const View* v, const Sequence* q, Py_ssize_t width,
 
 
 cdef inline void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
-                        real* to) noexcept nogil:
+                        real* to, Py_ssize_t ldto) noexcept nogil:
     """n rows of step s, from rank r0 on, out of the caller's array."""
     cdef Py_ssize_t r
-    if q.direct and v.row == width and n > 0:
+    if q.direct and v.row == width and ldto == width and n > 0:
         memcpy(to, <real*>v.data + offset(v, q, s, r0), n * width * sizeof(real))
         return
     for r in range(r0, r0 + n):
         memcpy(to, <real*>v.data + offset(v, q, s, r), width * sizeof(real))
-        to += width
+        to += ldto
 
 
 cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
@@ -85,17 +85,17 @@ cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_
 
 
 cdef inline void add_gathered(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0,
-                              Py_ssize_t n, real* to) noexcept nogil:
+                              Py_ssize_t n, real* to, Py_ssize_t ldto) noexcept nogil:
     """to += the rows that gather would bring; v.data may be NULL for zeros."""
     cdef Py_ssize_t r
     if v.data == NULL or n == 0:
         return
     if q.direct:
-        add(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, width)
+        add(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, ldto)
         return
     for r in range(r0, r0 + n):
         add(1, width, <const real*>v.data + offset(v, q, s, r), width, to, width)
-        to += width
+        to += ldto
 
 
 cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t itemsize) noexcept nogil:

@@ -65,8 +65,8 @@ cdef object state_of(object given, Py_ssize_t B, Py_ssize_t width, object dtype)
 cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra)
 
 # What _bptt shares work out and reads arrays with, too.
-cdef int parts_for(Py_ssize_t B, double flops) noexcept nogil
-cdef int parts_by_units(Py_ssize_t B, double flops, Py_ssize_t weights, Py_ssize_t H, Py_ssize_t unit) noexcept nogil
+cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,
+                  bint* by_units) noexcept nogil
 cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize_t* r1) noexcept nogil
 cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,
                       Py_ssize_t* U) noexcept nogil

@@ -32,7 +32,8 @@ cdef int threads = 1
 cdef Py_ssize_t CHUNK_BYTES = 128 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 32    # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it brings
-cdef Py_ssize_t SHARED_WEIGHTS = 60000  # that a step reads: below, threads would wait for each other more than work
+# Weights of a step: below, and below so many for each row, threads would wait for each other more than work.
+cdef Py_ssize_t SHARED_WEIGHTS = 60000, SHARED_WEIGHTS_A_ROW = 32 * 1024
 
 
 def set_threads(int n):
@@ -48,30 +49,31 @@ def set_shared_flops(double flops):
     return so_far
 
 
-def set_shared_weights(Py_ssize_t weights):
-    """From how many weights of a step on its units are shared out; the value so far. For tests and benchmarks."""
-    global SHARED_WEIGHTS
-    so_far, SHARED_WEIGHTS = SHARED_WEIGHTS, weights
+def set_shared_weights(Py_ssize_t least, Py_ssize_t a_row):
+    """From how many weights of a step on, in all and for each row, its units are shared out; the values so far. For
+    tests and benchmarks."""
+    global SHARED_WEIGHTS, SHARED_WEIGHTS_A_ROW
+    so_far = SHARED_WEIGHTS, SHARED_WEIGHTS_A_ROW
+    SHARED_WEIGHTS, SHARED_WEIGHTS_A_ROW = least, a_row
     return so_far
 
 
 # ---- sharing work out -----------------------------------------------------------------------------------------------
 
 
-cdef int parts_for(Py_ssize_t B, double flops) noexcept nogil:
-    """Threads for a job whose rows can be shared out."""
-    if threads == 1 or B < 2 or flops < SHARED_FLOPS or SHARED_FLOPS > 0 and not punctual():
-        return 1
-    return <int>min(<Py_ssize_t>threads, B)
+cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,
+                  bint* by_units) noexcept nogil:
+    """Threads for a job, and whether they share out its units, if these are divisible, or its rows.
 
-
-cdef int parts_by_units(Py_ssize_t B, double flops, Py_ssize_t weights, Py_ssize_t H, Py_ssize_t unit) noexcept nogil:
-    """Threads for a job of a single row, whose units can be shared out where a step is long enough to meet after it."""
-    if threads == 1 or B != 1 or flops < SHARED_FLOPS or weights < SHARED_WEIGHTS:
-        return 1
-    if SHARED_FLOPS > 0 and not punctual():
-        return 1
-    return <int>max(min(<Py_ssize_t>threads, H // unit), 1)
+    To share units costs a meeting after every step, but then no thread reads all weights for some rows only: the one
+    way for a lone row, and the better one as long as weights, not rows, are what takes the time."""
+    cdef Py_ssize_t want
+    by_units[0] = divisible and panels > 1 and weights >= max(SHARED_WEIGHTS, B * SHARED_WEIGHTS_A_ROW)
+    want = min(<Py_ssize_t>threads, panels if by_units[0] else B)
+    if want > 1 and flops >= SHARED_FLOPS and (SHARED_FLOPS == 0 or punctual()):
+        return <int>want
+    by_units[0] = False
+    return 1
 
 
 cdef Py_ssize_t cut(const Sequence* q, int part, int parts) noexcept nogil:
@@ -184,30 +186,28 @@ cdef const real* inputs(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r
         return <const real*>j.x.data + offset(&j.x, &j.q, s0, r0)
     for s in range(s0, s1):
         n = at_work(&j.q, s, r0, r1)
-        gather(&j.x, &j.q, j.I, s, r0, n, x_rows + rows[0] * j.I)
+        gather(&j.x, &j.q, j.I, s, r0, n, x_rows + rows[0] * j.I, j.I)
         rows[0] += n
     return x_rows
 
 
 cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1, int part, int parts,
                   real* x_rows, real* z, real* panel) noexcept nogil:
-    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed.
-
-    parts > 1: this part's share, of all rows: some steps, or, where W_ih is not packed, some panels of it."""
+    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed; parts > 1: this part's units of it."""
     cdef Py_ssize_t first = s0 + (s1 - s0) * part // parts, end = s0 + (s1 - s0) * (part + 1) // parts
-    cdef Py_ssize_t GH = j.G * j.H, skipped = 0, rows, n0, N
+    cdef Py_ssize_t GH = j.G * j.H, skipped = 0, rows, u0, U
     if parts > 1:
         skipped = before(&j.q, first) - before(&j.q, s0)
-    cdef const real* x = inputs(j, first, end, r0, r1, x_rows + skipped * j.I, &rows)
+    cdef const real* x = inputs(j, first, end, r0, r1, x_rows + skipped * j.I, &rows) - skipped * j.I
+    barrier(parts)
+    if parts > 1:
+        rows = before(&j.q, s1) - before(&j.q, s0)
+    share_units(GH, sizeof(real), part, parts, &u0, &U)
     if j.w_ih != NULL:
-        gemm(0, rows, GH, j.I, x, j.I, <const real*>j.w_ih, <const real*>j.bias, 0, z + skipped * GH, GH)
+        gemm(0, rows, U, j.I, x, j.I, <const real*>j.w_ih + u0 * j.I, <const real*>j.bias + u0, 0, z + u0, GH)
     else:
-        barrier(parts)
-        if parts > 1:
-            rows = before(&j.q, s1) - before(&j.q, s0)
-        share_units(GH, sizeof(real), part, parts, &n0, &N)
-        gemm_unpacked(rows, N, j.I, x - skipped * j.I, j.I, <const real*>j.w_ih_given + n0 * j.I,
-                      <const real*>j.bias + n0, 0, z + n0, GH, panel)
+        gemm_unpacked(rows, U, j.I, x, j.I, <const real*>j.w_ih_given + u0 * j.I, <const real*>j.bias + u0, 0, z + u0, GH,
+                      panel)
     barrier(parts)
 
 
@@ -267,16 +267,14 @@ cdef int run(Job* j, Packed w, Memory tape) except -1:
     """All that is left to be found out about a job, then the job."""
     cdef Py_ssize_t size = itemsize(j), GH = j.G * j.H, rows
     cdef double flops = 2.0 * j.q.R * GH * (j.I + j.P)
-    cdef int parts = parts_for(j.q.B, flops)
+    cdef int parts
     if j.lanes != lanes(size):
         raise RuntimeError("packed weights: made for another instruction set")
     if j.q.R == 0:
         return 0
     j.tape = NULL if tape is None else tape.at
     j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((GH + j.I) * size)), j.q.R)
-    if j.w_hr == NULL and j.clip == 0 and parts == 1:
-        parts = parts_by_units(j.q.B, flops, GH * j.P, j.H, 4 * j.lanes)
-        j.by_units = parts > 1
+    parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.clip == 0, GH * j.P, j.H // (4 * j.lanes), &j.by_units)
     if j.w_ih == NULL and (parts == 1 or j.by_units) and j.q.R <= max(j.I, j.chunk):
         j.w_ih_given, j.chunk, j.panel = address(w.w_ih), j.q.R, 4 * j.lanes * j.I
     elif j.w_ih == NULL:
@@ -294,9 +292,9 @@ cdef int run(Job* j, Packed w, Memory tape) except -1:
 cdef void last_h(const Job* j, void* to) noexcept nogil:
     """h of all rows after step T-1, where all rows have it."""
     if j.wide:
-        gather(&j.out, &j.q, j.P, j.q.T - 1, 0, j.q.B, <double*>to)
+        gather(&j.out, &j.q, j.P, j.q.T - 1, 0, j.q.B, <double*>to, j.P)
     else:
-        gather(&j.out, &j.q, j.P, j.q.T - 1, 0, j.q.B, <float*>to)
+        gather(&j.out, &j.q, j.P, j.q.T - 1, 0, j.q.B, <float*>to, j.P)
 
 
 cdef ragged_h(object call, object out, object h0):

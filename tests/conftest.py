@@ -40,10 +40,10 @@ def compiled():
 @pytest.fixture
 def threads():
     """A function that sets the number of threads. Meanwhile every call is shared out, however small."""
-    flops, weights = _unroll.set_shared_flops(0), _unroll.set_shared_weights(0)
+    flops, weights = _unroll.set_shared_flops(0), _unroll.set_shared_weights(0, 0)
     yield _unroll.set_threads
     _unroll.set_shared_flops(flops)
-    _unroll.set_shared_weights(weights)
+    _unroll.set_shared_weights(*weights)
     _unroll.set_threads(config.get_num_threads())
 
 

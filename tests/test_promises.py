@@ -8,6 +8,7 @@ T time steps, B batch, I input size, H hidden size, P size of the projected h, L
 from __future__ import annotations
 
 import copy
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +32,7 @@ from trials import (
     same_bits,
 )
 
-from fastrnn import _kernels, functional, native, reference
+from fastrnn import _kernels, _unroll, functional, native, reference
 from fastrnn._records import Ragged
 
 each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
@@ -246,13 +247,14 @@ def test_packed_is_padded(cell, variant, P, dtype, reverse, threads):
 def test_any_number_of_threads(cell, variant, P, dtype, reverse, ragged, threads):
     lengths = "ragged" if ragged else None
     # Of a lone row the units are shared; 300 steps are several chunks.
-    for T, B, I, H in ((5, 1, 5, 9), (9, 1, 5, 130), (300, 1, 5, 130), (5, 3, 70, 33), (40, 11, 5, 17)):
+    for T, B, I, H in ((5, 1, 5, 9), (9, 1, 5, 130), (300, 1, 5, 130), (5, 3, 70, 33), (40, 11, 5, 77)):
         case = make_case(cell, variant, T=T, B=B, I=I, H=H, P=P, dtype=dtype, lengths=lengths, reverse=reverse)
         threads(1)
         alone = everything(native, cell, case)
-        for n in range(2, 6):
+        for n, a_row in itertools.product(range(2, 6), (0, 1 << 40)):  # shared by units, then, of several, by rows
             threads(n)
-            same_bits(everything(native, cell, case), alone, f"B = {B} on {n} threads")
+            _unroll.set_shared_weights(0, a_row)
+            same_bits(everything(native, cell, case), alone, f"B = {B} on {n} threads, {a_row} weights a row")
 
 
 @by_the_api

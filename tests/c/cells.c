@@ -299,7 +299,8 @@ typedef void back_runner(const back *b, ptrdiff_t r, ptrdiff_t n);
 
 static void back_rnn(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
-    b->s->t->rnn_back(n, b->H, b->relu, &AT(b->prev, r, 0), b->prev->ld, &AT(b->dh, r, 0), &AT(b->dz, r, 0));
+    for (ptrdiff_t u = 0, U = b->H / 2; u < b->H; u += U, U = b->H - u)
+        b->s->t->rnn_back(n, U, b->H, b->relu, &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u), &AT(b->dz, r, u));
 }
 static void back_lstm(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
