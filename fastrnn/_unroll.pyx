@@ -203,11 +203,11 @@ cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_
     if parts > 1:
         rows = before(&j.q, s1) - before(&j.q, s0)
     share_units(GH, sizeof(real), part, parts, &u0, &U)
+    cdef const real* bias = <const real*>j.bias + u0
     if j.w_ih != NULL:
-        gemm(0, rows, U, j.I, x, j.I, <const real*>j.w_ih + u0 * j.I, <const real*>j.bias + u0, 0, z + u0, GH)
+        gemm(0, rows, U, j.I, x, j.I, <const real*>j.w_ih + u0 * j.I, bias, 0, z + u0, GH)
     else:
-        gemm_unpacked(rows, U, j.I, x, j.I, <const real*>j.w_ih_given + u0 * j.I, <const real*>j.bias + u0, 0, z + u0, GH,
-                      panel)
+        gemm_unpacked(rows, U, j.I, x, j.I, <const real*>j.w_ih_given + u0 * j.I, bias, 0, z + u0, GH, panel)
     barrier(parts)
 
 
