@@ -132,9 +132,9 @@ cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int pa
 cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexcept nogil:
     """This part's rows of every chunk's time loop, then, when all have theirs, its share of the products."""
     cdef Py_ssize_t r0, r1, s0, s1 = j.q.T
-    share(&j.q, part, parts, &r0, &r1)
     while s1 > 0:
         s0 = chunk_start(j, s1)
+        share(&j.q, s0, s1, part, parts, &r0, &r1)
         if j.by_units:
             backward_rows(j, s0, s1, 0, j.q.B, part, parts, work)
         elif r1 > r0:

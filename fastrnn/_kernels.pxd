@@ -182,12 +182,17 @@ cdef inline void gemm(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const 
 
 cdef inline void gemm_unpacked(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, Py_ssize_t lda, const real* w,
                                const real* z, Py_ssize_t ldz, real* c, Py_ssize_t ldc, real* panel) noexcept nogil:
-    """c = z + a w^T, with w (N, K) as it was given: packed a panel at a time, and used where it is. panel: K * 4*VL."""
-    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, cols
+    """c = z + a w^T, with w (N, K) as it was given: packed a panel at a time, and used where it is; for a lone row no
+    more of a panel than a first-level cache holds. panel: K * 4*VL elements."""
+    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, k, cols, depth, most = K if M > 1 else 128
     while n < N:
         cols = min(width, N - n)
-        pack_columns(K, cols, 1, w + n * K, K, panel, K, 0)
-        gemm(0, M, cols, K, a, lda, panel, z + n, ldz, c + n, ldc)
+        k = 0
+        while k < K:
+            depth = min(most, K - k)
+            pack_columns(depth, cols, 1, w + n * K + k, K, panel, depth, 0)
+            gemm(0, M, cols, depth, a + k, lda, panel, z + n if k == 0 else c + n, ldz if k == 0 else ldc, c + n, ldc)
+            k += depth
         n += width
 
 

@@ -76,15 +76,15 @@ cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights
     return 1
 
 
-cdef Py_ssize_t cut(const Sequence* q, int part, int parts) noexcept nogil:
-    """The first rank of a part; parts have about the same number of steps in all."""
-    cdef Py_ssize_t r, steps = 0
+cdef Py_ssize_t cut(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts) noexcept nogil:
+    """The first rank of a part; parts have about the same number of steps among s0..s1-1."""
+    cdef Py_ssize_t r, steps = 0, all_steps = before(q, s1) - before(q, s0)
     if q.lengths == NULL:
         return q.B * part // parts
     for r in range(q.B):
-        if steps * parts >= q.R * part:
+        if steps * parts >= all_steps * part:
             return r
-        steps += q.lengths[r]
+        steps += max(min(q.lengths[r], s1) - s0, 0)
     return q.B
 
 
@@ -96,10 +96,11 @@ cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py
     U[0] = min(panels * (part + 1) // parts * panel, H) - u0[0]
 
 
-cdef void share(const Sequence* q, int part, int parts, Py_ssize_t* r0, Py_ssize_t* r1) noexcept nogil:
-    """The ranks r0..r1-1 of a part."""
-    r0[0] = cut(q, part, parts) if part > 0 else 0
-    r1[0] = cut(q, part + 1, parts) if part + 1 < parts else q.B
+cdef void share(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
+                Py_ssize_t* r1) noexcept nogil:
+    """The ranks r0..r1-1 of a part, for the steps s0..s1-1."""
+    r0[0] = cut(q, s0, s1, part, parts) if part > 0 else 0
+    r1[0] = cut(q, s0, s1, part + 1, parts) if part + 1 < parts else q.B
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ cdef void forward_task(void* job, int part, int parts) noexcept nogil:
         else:
             forward_rows(j, 0, j.q.B, part, parts, <float*>j.work)
         return
-    share(&j.q, part, parts, &r0, &r1)
+    share(&j.q, 0, j.q.T, part, parts, &r0, &r1)
     if j.wide:
         forward_rows(j, r0, r1, 0, 1, <double*>j.work + part * j.work_each)
     else:
