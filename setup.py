@@ -67,7 +67,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("_kernels", *sorted(glob("csrc/*.c")), flags=CORE),
-            extension("_unroll"),
+            extension("_unroll", flags=SMALL),
             extension("_bptt", flags=SMALL),
             extension("_rnn", flags=SMALL),
             extension("_lstm", flags=SMALL),
