@@ -324,6 +324,15 @@ static void add(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real
         }
 }
 
+static void copy(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
+{
+    for (ptrdiff_t r = 0; r < n; r++, src += src ? ldsrc : 0, dst += lddst)
+        for (ptrdiff_t u = 0; u < N; u += VL) {
+            ptrdiff_t lanes = least(VL, N - u);
+            set(dst + u, src ? get(src + u, lanes) : all(0), lanes);
+        }
+}
+
 static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, real *sums)
 {
     ptrdiff_t n = 0;
@@ -703,6 +712,7 @@ static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
      .gemm = gemm,                                                                                                     \
      .outer = outer,                                                                                                   \
      .add = add,                                                                                                       \
+     .copy = copy,                                                                                                     \
      .add_rows = add_rows,                                                                                             \
      .rnn_step = rnn_step,                                                                                             \
      .lstm_step = lstm_step,                                                                                           \

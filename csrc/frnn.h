@@ -63,7 +63,7 @@ enum {
  *   c may be z, with the same leading dimension. turn: odd takes the panels of w from the last to the first; below is why.
  * outer: c = a^T d, the weight gradients of K rows, or, more = 1, c += a^T d.
  *   a (K, M); d (K, N); c (M, N) out, or in/out; work: K * 4*VL elements.
- * add: dst += src, both (n, N).
+ * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros.
  * add_rows: sums += the sum of the rows of d, in order.  d (K, N); sums (N,) in/out. */
 #define FRNN_PRODUCTS(R)                                                                                               \
     void (*gemm)(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const R *a, ptrdiff_t lda, const R *w, const R *z,   \
@@ -71,6 +71,7 @@ enum {
     void (*outer)(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d,              \
                   ptrdiff_t ldd, R *c, ptrdiff_t ldc, R *work);                                                        \
     void (*add)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                     \
+    void (*copy)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                    \
     void (*add_rows)(ptrdiff_t K, ptrdiff_t N, const R *d, ptrdiff_t ldd, R *sums);
 
 /* One time step for n rows and the first U of H units; a caller that shares the units of a layer out among threads

@@ -9,6 +9,7 @@ from fastrnn._kernels cimport (
     Memory,
     add_rows,
     barrier,
+    copy,
     gemm,
     lanes,
     outer,
@@ -56,7 +57,7 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
     """BPTT over the steps of a chunk for the ranks r0..r1-1; leaves dz and the rows that the products need.
 
     parts > 1: as many threads do this together, each with its share of the units."""
-    cdef Py_ssize_t s, n, r, first = before(&j.q, s0), row, width = j.P
+    cdef Py_ssize_t s, n, first = before(&j.q, s0), row, width = j.P
     cdef real* h_prev
     cdef View out, grad_out
     cdef BackStep a
@@ -74,8 +75,7 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
         if s > 0:
             gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0, j.P)
         else:
-            for r in range(n):
-                memcpy(h_prev + r * j.P + a.u0, <const real*>j.h0 + (r0 + r) * j.P + a.u0, width * sizeof(real))
+            copy(n, width, <const real*>j.h0 + r0 * j.P + a.u0, j.P, h_prev + a.u0, j.P)
         add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0, j.P)
         a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
         a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
@@ -240,7 +240,10 @@ cdef class Backward:
 
     cdef object finished(self):
         """The gradients, the states' in the caller's order."""
-        clear_padding(&self.j.dx, &self.j.q, self.j.I, self.itemsize)
+        if self.j.wide:
+            clear_padding(&self.j.dx, &self.j.q, self.j.I, <double*>self.j.dx.data)
+        else:
+            clear_padding(&self.j.dx, &self.j.q, self.j.I, <float*>self.j.dx.data)
         grads = self.grads
         grads.h0 = by_row(self.call.ragged, grads.h0)
         if grads.c0 is not None:

@@ -11,6 +11,7 @@ _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives
 from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
     barrier,
+    copy,
     gemm,
     gru_back,
     gru_gates,
@@ -24,8 +25,6 @@ from fastrnn._kernels cimport (
     summed,
 )
 from fastrnn._unroll cimport Job, Packed, Step, packed_for
-
-from libc.string cimport memcpy
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -92,7 +91,7 @@ def pack(call):
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H, i
+    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H
     cdef const real* tape = <const real*>a.tape
     cdef const real* h_prev = <const real*>a.h_prev
     cdef real* dh = <real*>a.dh
@@ -102,8 +101,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         gemm(<int>a.s, n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
         gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz)
         gemm(<int>a.s, n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
-        for i in range(n):
-            memcpy(<real*>j.hidden + (a.row + i) * H, tape + i * j.tape_width + 3 * H, H * sizeof(real))
+        copy(n, H, tape + 3 * H, j.tape_width, <real*>j.hidden + a.row * H, H)
     else:
         gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0)
         barrier(a.parts)

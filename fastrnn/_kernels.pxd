@@ -19,6 +19,8 @@ cdef extern from "frnn.h" nogil:
                       const float* d, Py_ssize_t ldd, float* c, Py_ssize_t ldc, float* work) noexcept nogil
         void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
                     Py_ssize_t lddst) noexcept nogil
+        void (*copy)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
+                     Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const float* d, Py_ssize_t ldd, float* sums) noexcept nogil
         void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz,
                          const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev,
@@ -66,6 +68,8 @@ cdef extern from "frnn.h" nogil:
                       const double* d, Py_ssize_t ldd, double* c, Py_ssize_t ldc, double* work) noexcept nogil
         void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
                     Py_ssize_t lddst) noexcept nogil
+        void (*copy)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
+                     Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const double* d, Py_ssize_t ldd, double* sums) noexcept nogil
         void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz,
                          const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev,
@@ -210,6 +214,14 @@ cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t lds
         f32.add(n, N, src, ldsrc, dst, lddst)
     else:
         f64.add(n, N, src, ldsrc, dst, lddst)
+
+
+cdef inline void copy(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
+                      Py_ssize_t lddst) noexcept nogil:
+    if real is float:
+        f32.copy(n, N, src, ldsrc, dst, lddst)
+    else:
+        f64.copy(n, N, src, ldsrc, dst, lddst)
 
 
 cdef inline void add_rows(Py_ssize_t K, Py_ssize_t N, const real* d, Py_ssize_t ldd, real* sums) noexcept nogil:

@@ -10,6 +10,7 @@ _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives
 from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
     barrier,
+    copy,
     gemm,
     lstm_back,
     lstm_cell,
@@ -20,8 +21,6 @@ from fastrnn._kernels cimport (
     summed,
 )
 from fastrnn._unroll cimport Job, Packed, Step, packed_for
-
-from libc.string cimport memcpy
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -92,7 +91,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         c_prev, ldc_prev = <const real*>a.tape_prev + 4 * H, j.tape_width
     if j.w_hr != NULL:
         dhidden, hidden = <real*>a.scratch, <real*>j.hidden + a.row * H
-        memcpy(<real*>j.dh_rows + a.row * P, dh, n * P * sizeof(real))
+        copy(n, P, dh, P, <real*>j.dh_rows + a.row * P, P)
         gemm(<int>a.s, n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
         N = P
     lstm_back(n, a.U, H, <const real*>a.tape + u0, c_prev + u0, ldc_prev, dhidden + u0, <real*>a.dc + u0, dz + u0,

@@ -16,7 +16,7 @@ from fastrnn._kernels cimport (
     rnn_step,
     summed,
 )
-from fastrnn._rows cimport gather, offset
+from fastrnn._rows cimport offset
 from fastrnn._unroll cimport Job, Packed, Step, packed_for
 
 
@@ -58,15 +58,14 @@ def pack(call):
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H
-    cdef Py_ssize_t ldh = H
+    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H, r
     cdef real* dh = <real*>a.dh + u0
-    cdef real* h = <real*>a.scratch
+    cdef const real* out = <const real*>j.out.data + u0
     if j.q.direct:
-        h, ldh = <real*>j.out.data + offset(&j.out, &j.q, a.s, a.r0), j.out.row
+        rnn_back(n, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0), j.out.row, dh, dz + u0)
     else:
-        gather(&j.out, &j.q, H, a.s, a.r0, n, h, H)
-    rnn_back(n, a.U, H, j.variant, h + u0, ldh, dh, dz + u0)
+        for r in range(n):
+            rnn_back(1, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0 + r), H, dh + r * H, dz + r * H + u0)
     barrier(a.parts)
     gemm(<int>a.s, n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
 

@@ -9,9 +9,7 @@ So may be the caller's, whose rank is then row: what PyTorch calls a PackedSeque
 T time steps, B batch, R rows of all steps.
 """
 
-from fastrnn._kernels cimport add, real
-
-from libc.string cimport memcpy, memset
+from fastrnn._kernels cimport add, copy, real
 
 
 cdef struct View:  # a caller's array (T, B, width): strides in elements, the last one 1
@@ -64,46 +62,43 @@ cdef inline void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_s
                         real* to, Py_ssize_t ldto) noexcept nogil:
     """n rows of step s, from rank r0 on, out of the caller's array."""
     cdef Py_ssize_t r
-    if q.direct and v.row == width and ldto == width and n > 0:
-        memcpy(to, <real*>v.data + offset(v, q, s, r0), n * width * sizeof(real))
+    if q.direct:
+        copy(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, ldto)
         return
-    for r in range(r0, r0 + n):
-        memcpy(to, <real*>v.data + offset(v, q, s, r), width * sizeof(real))
-        to += ldto
+    for r in range(n):
+        copy(1, width, <const real*>v.data + offset(v, q, s, r0 + r), width, to + r * ldto, width)
 
 
 cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
                          const real* rows) noexcept nogil:
     """The reverse of gather."""
     cdef Py_ssize_t r
-    if q.direct and v.row == width and n > 0:
-        memcpy(<real*>v.data + offset(v, q, s, r0), rows, n * width * sizeof(real))
+    if q.direct:
+        copy(n, width, rows, width, <real*>v.data + offset(v, q, s, r0), v.row)
         return
-    for r in range(r0, r0 + n):
-        memcpy(<real*>v.data + offset(v, q, s, r), rows, width * sizeof(real))
-        rows += width
+    for r in range(n):
+        copy(1, width, rows + r * width, width, <real*>v.data + offset(v, q, s, r0 + r), width)
 
 
 cdef inline void add_gathered(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0,
                               Py_ssize_t n, real* to, Py_ssize_t ldto) noexcept nogil:
     """to += the rows that gather would bring; v.data may be NULL for zeros."""
     cdef Py_ssize_t r
-    if v.data == NULL or n == 0:
+    if v.data == NULL:
         return
     if q.direct:
         add(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, ldto)
         return
-    for r in range(r0, r0 + n):
-        add(1, width, <const real*>v.data + offset(v, q, s, r), width, to, width)
-        to += ldto
+    for r in range(n):
+        add(1, width, <const real*>v.data + offset(v, q, s, r0 + r), width, to + r * ldto, width)
 
 
-cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t itemsize) noexcept nogil:
-    """Zeros past the rows' lengths."""
-    cdef Py_ssize_t r, t, row
+cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, real* data) noexcept nogil:
+    """Zeros past the rows' lengths; data: the view's."""
+    cdef Py_ssize_t r, row
+    cdef const real* zeros = NULL
     if q.lengths == NULL or v.start != NULL:
         return
     for r in range(q.B):
         row = q.order[r] if q.order != NULL else r
-        for t in range(q.lengths[r], q.T):
-            memset(v.data + (t * v.step + row * v.row) * itemsize, 0, width * itemsize)
+        copy(q.T - q.lengths[r], width, zeros, 0, data + q.lengths[r] * v.step + row * v.row, v.step)

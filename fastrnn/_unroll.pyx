@@ -397,7 +397,10 @@ def forward(call, bint training, out, Packed w):
     j.x, j.out = view_of(call.x, &j.q, itemsize(&j)), view_of(out, &j.q, itemsize(&j), True)
     j.h0, j.c = address(h0), address(c, True)
     run(&j, w, tape)
-    clear_padding(&j.out, &j.q, j.P, itemsize(&j))
+    if j.wide:
+        clear_padding(&j.out, &j.q, j.P, <double*>j.out.data)
+    else:
+        clear_padding(&j.out, &j.q, j.P, <float*>j.out.data)
     if ragged is None and j.q.T > 0:
         last_h(&j, address(h, True))
     elif ragged is not None:

@@ -127,11 +127,13 @@ static void check_outer(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
 static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
 {
     for (int i = 0; i < n_sets; i++) {
-        CHECKING("%s add and add_rows n=%td N=%td K=%td gap=%td", sets[i].name, n, N, K, gap);
+        CHECKING("%s add, copy and add_rows n=%td N=%td K=%td gap=%td", sets[i].name, n, N, K, gap);
         taken = 0;
         matrix *src = given(n, N, N + gap), *dst = both(n, N, N + 2 * gap);
-        matrix *d = given(K, N, N + gap), *sums = both(1, N, N);
+        matrix *d = given(K, N, N + gap), *sums = both(1, N, N), *twin = blank(n, N, N + 2 * gap), *none = blank(n, N, N);
         sets[i].t->add(n, N, src->at, src->ld, dst->at, dst->ld);
+        sets[i].t->copy(n, N, src->at, src->ld, twin->at, twin->ld);
+        sets[i].t->copy(n, N, NULL, 0, none->at, none->ld);
         sets[i].t->add_rows(K, N, d->at, d->ld, sums->at);
         intact();
         for (ptrdiff_t j = 0; j < N; j++) {
@@ -139,8 +141,11 @@ static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
             for (ptrdiff_t k = 0; k < K; k++)
                 sum += AT(d, k, j);
             equal(sums, 0, j, sum);
-            for (ptrdiff_t r = 0; r < n; r++)
+            for (ptrdiff_t r = 0; r < n; r++) {
                 equal(dst, r, j, WAS(dst, r, j) + AT(src, r, j));
+                equal(twin, r, j, AT(src, r, j));
+                equal(none, r, j, 0);
+            }
         }
     }
 }
