@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The peak memory of a call: by how much it makes the resident memory of a process grow, at its highest.
 
-Libraries keep memory for later calls: fastrnn blocks of up to 64 MiB in all, ONNX Runtime and OpenVINO arenas, the C
+Libraries keep memory for later calls: fastrnn blocks of up to 256 MiB in all, ONNX Runtime and OpenVINO arenas, the C
 library what was freed. Whoever measures a later call sees nothing of it. So a process that has loaded the library but
 never called it forks; its child warms up with a tiny case of the same kind (code is read in, threads start), prepares
 the case (the model with its weights, what is packed or compiled beforehand), gives back to the system all that the C

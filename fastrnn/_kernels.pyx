@@ -129,11 +129,12 @@ def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
 
 # ---- workspaces -----------------------------------------------------------------------------------------------------
 
-# A page that the system hands out costs microseconds, so a pass that took its workspaces from it anew would spend half
-# of its time there. A few blocks are kept instead, the oldest going first.
+# A page that the system hands out costs microseconds, and a huge one that a hypervisor has to find first milliseconds, so
+# a pass that took its workspaces from it anew would spend up to half of its time there. Some blocks are kept instead, the
+# oldest going first.
 cdef enum:
     SPARES = 32
-    SPARE_BYTES = 64 << 20
+    SPARE_BYTES = 256 << 20  # a block of half of it at most: the tape of a large training batch
     HUGE_BYTES = 8 << 20  # from here on pages of 2 MiB are worth having: less to look up, fewer to be handed out
 
 cdef Block spares[SPARES]
