@@ -13,7 +13,7 @@
 #define LN2_HIGH 0x1.62e42fee00000p-1
 #define LN2_LOW 0x1.a39ef35793c76p-33
 #define SIGMOID_END 709.0 /* 2^-k is 0 here, and 1 / (1 + e^x) subnormal, which counts as 0 */
-#define TANH_END 38.2     /* e^x - 1 is -1 below */
+#define TANH_END 38.2     /* 1 - e^-x is 1 above */
 #else
 #define EXPONENT_BIAS 127
 #define MANTISSA 23
@@ -68,12 +68,12 @@ INLINE quotient sigmoid_of(vec x)
     return (quotient){all(1), fmadd(scale, p, scale) + all(1)};
 }
 
-/* |tanh x| = -e / (e + 2) with e = e^(-2|x|) - 1; e + 2 comes from p as e does, or e's rounding would count twice. */
+/* |tanh x| = d / (2 - d) with d = 1 - e^(-2|x|); 2 - d comes from p as d does, or d's rounding would count twice. */
 INLINE quotient tanh_of(vec x)
 {
     vec y = magnitude(x), scale, p = reduced_expm1(min(all(TANH_END), y + y), &scale);
-    vec e = fmadd(scale, p, scale - all(1));
-    return (quotient){(vec)((ivec)magnitude(e) | (ivec)sign_of(x)), fmadd(scale, p, scale + all(1))};
+    vec d = fmadd(-scale, p, all(1) - scale);
+    return (quotient){(vec)((ivec)d | (ivec)sign_of(x)), fmadd(scale, p, scale + all(1))};
 }
 
 INLINE vec sigmoid_vec(vec x)
