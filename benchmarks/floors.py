@@ -199,7 +199,7 @@ def tape() -> Line:
 
 
 def allocations() -> Line:
-    """What a stream's steps leave behind, and what they borrow: NumPy's description of a buffer, for a moment."""
+    """What a stream's steps leave behind, and what they borrow for a moment."""
     line = Line("10 000 steps of a stream with `out=` allocate", "0 blocks")
     step = cases.streamed_sides("lstm", 64)["fastrnn"]
     seconds_of(step, 100)

@@ -16,12 +16,13 @@ N columns, or units. B batch, H hidden size, G gates.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import product
@@ -147,11 +148,31 @@ def built(folder: Path, isa: str, dtype: str) -> list[str]:
     if not list(folder.glob("*.o")):
         compiled(folder, "-c", *kernels)
     objects = sorted(str(path) for path in folder.glob("*.o"))
-    wide, program = f"-DFRNN_WIDE={int(dtype == 'float64')}", str(folder / f"primitives_{isa}_{dtype}")
+    program = str(folder / f"primitives_{isa}_{dtype}")
     limits = f"{program}.limits"
-    compiled(folder, wide, f'-DVECTORS="vec_{isa}.h"', *TARGET[isa], "-c", f"{HERE}/limits.c", "-o", limits)
-    compiled(folder, wide, f"{HERE}/primitives.c", limits, *objects, "-o", program)
+    compiled(folder, *limits_for(isa, dtype), "-c", "-o", limits)
+    compiled(folder, wide(dtype), f"{HERE}/primitives.c", limits, *objects, "-o", program)
     return [program, isa]
+
+
+def wide(dtype: str) -> str:
+    """What tells the C code the type."""
+    return f"-DFRNN_WIDE={int(dtype == 'float64')}"
+
+
+def limits_for(isa: str, dtype: str) -> tuple[str, ...]:
+    """What compiles limits.c."""
+    return (wide(dtype), f'-DVECTORS="vec_{isa}.h"', *TARGET[isa], f"{HERE}/limits.c")
+
+
+def fma_turns(isa: str, dtype: str = "float32") -> Callable[[int], float]:
+    """That of limits.h, to be called from here."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = f"{folder}/limits.so"
+        compiled(Path(folder), *limits_for(isa, dtype), "-shared", "-fPIC", "-o", library)
+        turns = ctypes.CDLL(library).fma_turns
+    turns.argtypes, turns.restype = [ctypes.c_long], ctypes.c_double
+    return turns
 
 
 def lines_of(program: Sequence[str], rounds: int, *arguments: Any) -> list[list[float]]:

@@ -24,20 +24,24 @@ double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-double fma_rate(void)
+double fma_turns(long turns)
 {
     vec x[CHAINS], by = all(factor), more = all(start);
     UNROLL for (int i = 0; i < CHAINS; i++)
         x[i] = all(start + (real)i);
-    double begun = now();
-    for (int turn = 0; turn < FMA_TURNS; turn++) {
+    for (long turn = 0; turn < turns; turn++) {
         UNROLL for (int i = 0; i < CHAINS; i++)
             x[i] = fmadd(x[i], by, more);
     }
-    double seconds = now() - begun;
     UNROLL for (int i = 0; i < CHAINS; i++)
         sink = x[i][0];
-    return 2.0 * FMA_TURNS * CHAINS * VL / seconds;
+    return 2.0 * (double)turns * CHAINS * VL;
+}
+
+double fma_rate(void)
+{
+    double begun = now(), flops = fma_turns(FMA_TURNS);
+    return flops / (now() - begun);
 }
 
 /* Bits are gathered instead of sums, so that nothing but loading takes time. */

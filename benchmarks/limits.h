@@ -6,7 +6,10 @@
 
 #include <stddef.h>
 
-/* Floating-point operations a second, a multiply-add being two. */
+/* So many turns of multiply-adds on registers; returns the floating-point operations, a multiply-add being two. */
+double fma_turns(long turns);
+
+/* Those a second. */
 double fma_rate(void);
 
 /* Bytes a second, from an array that is read again and again: from the cache that holds so many bytes. */

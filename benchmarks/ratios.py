@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """fastrnn beside itself: `python benchmarks/ratios.py` prints one Markdown table of what a second thread, the narrower
-instruction set, the wider dtype and ragged lengths make of its times, and what was aimed at.
+instruction set, the wider dtype and ragged lengths make of its times, and what was aimed at; and how much of a pass the
+processor would need for the multiply-adds of its products alone. Needs a C compiler.
 
 Both sides take turns, round by round, in this process; threads and instruction sets, which must not change a bit, are
 checked for that first. T time steps, B batch, I input size, H hidden size.
@@ -13,11 +14,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import cases
+import kernels
 import numpy as np
+from _peer_grid import Entry
 from cases import Case, Run
 from floors import Line, head, measured
 
@@ -37,6 +40,8 @@ class Target(NamedTuple):
     met: Callable[[float], bool]
     sides: Callable[[str, str, Case], tuple[Run, Run]]  # of a mode, a cell and a case
     cases: tuple[Case, ...]
+    modes: tuple[str, ...] = tuple(cases.MODES)
+    cells: tuple[str, ...] = cases.CELLS
 
 
 def at_least(bound: float) -> tuple[str, Callable[[float], bool]]:
@@ -89,6 +94,18 @@ def ragged(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
     return ready(mode, cell, replace(case, T=round(rows / case.B), shortest=None)), ready(mode, cell, case)
 
 
+@cache
+def fma_turns() -> Callable[[int], float]:
+    """Compiled once."""
+    return kernels.fma_turns(IN_USE)
+
+
+def on_registers(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
+    """Ours, and as many multiply-adds as its products have, on registers."""
+    flops, _ = Entry("", mode, cell, case).work()
+    return ready(mode, cell, case), partial(fma_turns(), round(flops / fma_turns()(1)))
+
+
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 RAGGED = Case(200, 32, 128, 128, shortest=10)
@@ -97,7 +114,18 @@ LONE = tuple(Case(100, 1, H, H) for H in (256, 512, 1024))
 SMALL = (*(Case(100, 1, H, H) for H in (16, 64, 128)), Case(100, 8, 64, 64), Case(100, 7, 13, 50))
 MIXED = (Case(100, 1, 64, 64), Case(100, 1, 256, 256), Case(100, 32, 64, 64), Case(100, 32, 128, 128))
 
+
+def shares(mode: str, H: int, B: int, least: float, *cells: str) -> Target:
+    """Of the multiply-adds, for cells or for all."""
+    case, named = Case(50 if H == 1024 else 100, B, H, H), cells or cases.CELLS
+    return Target("its multiply-adds alone over a pass", *at_least(least), on_registers, (case,), (mode,), named)
+
+
 TARGETS = (
+    *(shares("inference", H, 32, least) for H, least in ((64, 0.75), (128, 0.82), (256, 0.85))),
+    *(shares("inference", H, 64, 0.8) for H in (512, 1024)),
+    *(shares("training", H, 32, least, "lstm") for H, least in ((64, 0.68), (128, 0.78), (256, 0.78))),
+    *(shares("training", H, 32, 0.9 * least, "rnn", "gru") for H, least in ((64, 0.68), (128, 0.78), (256, 0.78))),
     Target("one thread over two", *at_least(1.75), threads, BATCHES),
     Target("one thread over two", *at_least(1.4), threads, LONE),
     Target("one thread over two", *at_least(0.95), threads, SMALL),
@@ -114,14 +142,14 @@ def lines() -> Iterator[Callable[[], Line]]:
         if needs_two or (target.sides is narrower and IN_USE != "avx512"):
             continue
         for case in target.cases:
-            for mode in cases.MODES:
+            for mode in target.modes:
                 yield partial(line_of, target, mode, case)
 
 
 def line_of(target: Target, mode: str, case: Case) -> Line:
     """The ratio of each cell."""
     line = Line(f"{target.what}, {mode}, {case}", target.wanted)
-    for cell in cases.CELLS:
+    for cell in target.cells:
         found = measured(*target.sides(mode, cell, case), rounds=ROUNDS)
         line.add(f"{cell} {found.ratio:.2f}{found.mark}", target.met(found.ratio))
         fastrnn.set_num_threads(1)

@@ -6,8 +6,9 @@
  * Letters. T time steps, B batch, I input size, H hidden size, P size of h (H, or the size of the projection),
  *   G gates (RNN 1, GRU 3, LSTM 4), VL lanes of a vector; z pre-activations, h hidden state, c cell state;
  *   dz, dh, dc the gradients of the loss with respect to them.
- * Gate order. LSTM i f g o, GRU r z n: PyTorch's, in every array but the packed weights of the GRU's input (n r z)
- *   and the GRU's dz (n r z q, where q = W_hn h + b_hn), so that either side of the cell reads three gates in a row.
+ * Gate order. LSTM i f g o, GRU r z n: PyTorch's, in every array but W_ih of the GRU packed together with W_hh (n r z)
+ *   and the GRU's dz (n r z q, where q = W_hn h + b_hn; n r z for Cho's), so that either side of the cell reads three
+ *   gates in a row.
  *
  * Ground rules, valid for every function unless it says otherwise.
  *   Arrays are row-major; counts and leading dimensions (ld*) are ptrdiff_t, in elements; a row's elements touch.
@@ -101,7 +102,8 @@ enum {
                      const R *x, ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,        \
                      const R *w, R *h, ptrdiff_t ldh, R *tape);
 
-/* Cells apart from their products, which gemm has added to z: with peepholes and a clip, and Cho's GRU.
+/* Cells apart from their products, which gemm has added to z: with peepholes and a clip, Cho's GRU, and where weights are
+ * not worth packing.
  * [a] is a kept in -clip..clip; clip > 0, INFINITY for none.
  * rnn_cell:   h = relu or tanh [z].   z (n, H)
  * lstm_cell:  i = sigmoid [z_i + p_i c];  f = sigmoid [z_f + p_f c];  c = f c + i tanh [z_g];
@@ -141,7 +143,8 @@ enum {
     void (*gru_gates_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, const R *drh, \
                            R *dh, R *dz);
 
-/* tanh, sigmoid: y = f(x), both (n,), y may be x. At most 2.5 ulp off; NaN stays NaN; never outside [-1,1], [0,1].
+/* For tests and benchmarks; the cells have them inside.
+ * tanh, sigmoid: y = f(x), both (n,), y may be x. At most 2.5 ulp off; NaN stays NaN; never outside [-1,1], [0,1].
  *   What is subnormal is 0, but only where subnormals are flushed. */
 #define FRNN_ACTIVATIONS(R)                                                                                            \
     void (*tanh)(ptrdiff_t n, const R *x, R *y);                                                                       \
@@ -169,7 +172,7 @@ const char *frnn_compiler(void);
  *   however many share it. Subnormals are flushed to zero meanwhile.
  * frnn_barrier: inside a task, waits until all parts have come here.
  * frnn_judge: takes note of how a task went: its seconds, how many of them the caller waited for others, its parts.
- *   frnn_run tells it; whoever else does must not run a task meanwhile.
+ *   frnn_run calls it; tests may, while no task runs.
  * frnn_punctual: whether it is worth while to want several parts; 0 for a while after two tasks in a row whose caller had
  *   to wait so long for the others that one thread had been as quick: they have no core to run on.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */

@@ -35,4 +35,3 @@ typedef integer quad_index __attribute__((vector_size(4 * sizeof(real))));
 INLINE vec load(const real *p) { return *(const vec_anywhere *)p; }
 INLINE void put(real *p, vec v) { *(vec_anywhere *)p = v; }
 INLINE vec all(real x) { return x - (vec){0}; }
-INLINE ivec all_bits(integer x) { return x - (ivec){0}; }

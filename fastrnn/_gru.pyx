@@ -24,7 +24,7 @@ from fastrnn._kernels cimport (
     real,
     summed,
 )
-from fastrnn._unroll cimport Job, Packed, Step, packed_for
+from fastrnn._unroll cimport Job, PackedWeights, Step, packed_for
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -76,7 +76,7 @@ cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
 def pack(call):
     """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Py_ssize_t H = call.H, size = call.w_ih.itemsize
-    cdef Packed w = packed_for(call, 3, step, 4, 0)
+    cdef PackedWeights w = packed_for(call, 3, step, 4, 0)
     cdef bint reset_before = w.job.variant
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, (3 if reset_before else 2) * H, 3 * H, size))
     if w.job.clip > 0:
@@ -118,15 +118,15 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     call = tape.call
     cdef Py_ssize_t H = call.H, size = call.dtype.itemsize
-    cdef bint before_product = call.variant == "reset_before"
-    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, (3 if before_product else 4) * H)
+    cdef bint reset_before = call.variant == "reset_before"
+    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, (3 if reset_before else 4) * H)
     cdef BackJob* j = &b.j
     cdef char* dz_r = <char*>j.dz + H * size
-    w_hh = packed_columns(call.w_hh, (2 if before_product else 3) * H, H, False)
+    w_hh = packed_columns(call.w_hh, (2 if reset_before else 3) * H, H, False)
     j.w_hh, j.first = w_hh.at, 2 * H  # dz is n r z, W_ih r z n
     b.product(dz_r, j.width, 2 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.width, H, j.x_rows, b.grads.w_ih, 2 * H)
-    if before_product:
+    if reset_before:
         w_hn = packed_columns(call.w_hh[2 * H :], H, H, False)
         j.w_hn = w_hn.at
         j.hidden = b.block(b.chunk_rows() * H)
@@ -138,5 +138,5 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     b.bias(b.grads.b_ih, 0, H, 2 * H)
     b.bias(b.grads.b_ih, 2 * H, 0, H)
     b.bias(b.grads.b_hh, 0, H, 2 * H)
-    b.bias(b.grads.b_hh, 2 * H, 0 if before_product else 3 * H, H)
+    b.bias(b.grads.b_hh, 2 * H, 0 if reset_before else 3 * H, H)
     return b.finished()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The only door to csrc: frnn.h mirrored once, one typed inline shim per primitive, memory and pointers.
+"""The only door to csrc: frnn.h mirrored once, one typed inline shim per primitive that the loops use, memory and
+pointers.
 
 csrc/frnn.h says what each primitive does, and its letters.
 """

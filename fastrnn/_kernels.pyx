@@ -109,8 +109,8 @@ cdef bint is_plain(object array, Py_ssize_t itemsize, int nd, Py_ssize_t n, Py_s
 
 
 def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
-    """The sizes T, B, I, H, P of a layer's arguments that are plain arrays and fit each other, as most are; None of any
-    others: `_check` will say whether they can be made to."""
+    """The sizes T, B, I, H, P of a function's arguments that are plain arrays and fit each other, as most are; None of
+    any others: `_check` will say whether they can be made to."""
     cdef Py_ssize_t size = 4 if type(x) is ndarray and fields(x).descr.type == c"f" else 8, T, B, I, H, P
     cdef const Array* a = plain(x, size, 0)
     cdef const Array* w = plain(w_hh if w_hr is None else w_hr, size, 0)
@@ -129,8 +129,8 @@ def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
 
 # ---- workspaces -----------------------------------------------------------------------------------------------------
 
-# A page that the system hands out costs microseconds, and a huge one that a hypervisor has to find first milliseconds, so
-# a pass that took its workspaces from it anew would spend up to half of its time there. Some blocks are kept instead, the
+# The system takes microseconds for a page, and, where a hypervisor has to find it first, milliseconds for a huge one: a
+# pass that allocated its workspaces afresh would spend up to half of its time there. Some blocks are kept instead, the
 # oldest going first.
 cdef enum:
     SPARES = 32

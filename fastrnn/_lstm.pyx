@@ -20,7 +20,7 @@ from fastrnn._kernels cimport (
     real,
     summed,
 )
-from fastrnn._unroll cimport Job, Packed, Step, packed_for
+from fastrnn._unroll cimport Job, PackedWeights, Step, packed_for
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -67,7 +67,7 @@ def pack(call):
     """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Py_ssize_t H = call.H, P = call.P, size = call.w_ih.itemsize
     w_hr = call.w_hr
-    cdef Packed w = packed_for(call, 4, step, 5, 0 if w_hr is None else H)
+    cdef PackedWeights w = packed_for(call, 4, step, 5, 0 if w_hr is None else H)
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, size))
     if w.job.clip > 0:
         w.job.step = step_apart

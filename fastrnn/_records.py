@@ -124,8 +124,8 @@ class Grads:
 class LayerTape:
     """What ``forward`` keeps for ``backward``, which only reads it and may run any number of times.
 
-    It refers to ``x``, ``state``, ``out`` and the layer's parameters without copying them: leave those arrays
-    unchanged until ``backward`` has run.
+    It refers to ``x``, ``out`` and the layer's parameters without copying them: leave those arrays unchanged until
+    ``backward`` has run.
     """
 
     layer: Layer

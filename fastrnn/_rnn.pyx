@@ -17,7 +17,7 @@ from fastrnn._kernels cimport (
     summed,
 )
 from fastrnn._rows cimport offset
-from fastrnn._unroll cimport Job, Packed, Step, packed_for
+from fastrnn._unroll cimport Job, PackedWeights, Step, packed_for
 
 
 cdef void step_of(const Job* j, const Step* a, const real* z) noexcept nogil:
@@ -48,7 +48,7 @@ cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
 
 def pack(call):
     """The weights of a call, packed for its forward pass, but for W_ih."""
-    cdef Packed w = packed_for(call, 1, step, 0, 0)
+    cdef PackedWeights w = packed_for(call, 1, step, 0, 0)
     cdef Py_ssize_t H = call.H
     if w.job.clip > 0:
         w.job.step = step_apart

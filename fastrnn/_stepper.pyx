@@ -37,6 +37,8 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from fastrnn._records import GATES
+
 # Weights of a stack above which a step lets other Python threads run meanwhile: some 20 us of work.
 cdef Py_ssize_t LONG = 1 << 18
 
@@ -132,7 +134,7 @@ cdef class Stepper:
         size = w_ih.itemsize
         self.wide, self.lanes = size == 8, lanes(size)
         self.I, self.P = w_ih.shape[1], w_hh.shape[1]
-        self.H = w_hh.shape[0] // {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+        self.H = w_hh.shape[0] // GATES[cell]
         self.shape = (B, self.P)
         self.keep = []
         self.layers = <Layer*>calloc(self.L, sizeof(Layer))

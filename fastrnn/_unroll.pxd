@@ -52,17 +52,18 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     Py_ssize_t work_each       # elements of it that a thread has
 
 
-cdef class Packed:
+cdef class PackedWeights:
     """The weights of one layer and direction, packed, and all of a Job that follows from them."""
 
     cdef Job job
+    cdef bint lstm             # is there a c?
     cdef object dtype, w_ih    # W_ih as it was given: most calls pack it, the others need not
     cdef list keep
     cdef const void* hold(self, Memory memory)
 
 
 cdef object state_of(object given, Py_ssize_t B, Py_ssize_t width, object dtype)
-cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra)
+cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra)
 
 # What _bptt shares work out and reads arrays with, too.
 cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,

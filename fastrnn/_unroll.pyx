@@ -264,7 +264,7 @@ cdef void forward_task(void* job, int part, int parts) noexcept nogil:
         forward_rows(j, r0, r1, 0, 1, <float*>j.work + part * j.work_each)
 
 
-cdef int run(Job* j, Packed w, Memory tape) except -1:
+cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     """All that is left to be found out about a job, then the job."""
     cdef Py_ssize_t size = itemsize(j), GH = j.G * j.H, rows
     cdef double flops = 2.0 * j.q.R * GH * (j.I + j.P)
@@ -323,7 +323,7 @@ cdef object state_of(object given, Py_ssize_t B, Py_ssize_t width, object dtype)
     return given.copy()
 
 
-cdef class Packed:
+cdef class PackedWeights:
     """The weights of one layer and direction, packed, and all of a Job that follows from them."""
 
     cdef const void* hold(self, Memory memory):
@@ -341,7 +341,7 @@ cdef class Packed:
         """A layer's call, checked here and fast, on plain arrays: x (T, B, I), or (B, T, I), and its initial state.
         Gives `out` and the final state; None, with nothing done, for anything else."""
         cdef Job j = self.job
-        cdef bint lstm = j.G == 4
+        cdef bint lstm = self.lstm
         cdef const Array* a = plain(x, itemsize(&j), 0)
         if a == NULL or a.nd != 3 or a.dimensions[2] != j.I or a.dimensions[0] == 0 or a.dimensions[1] == 0:
             return None
@@ -361,12 +361,12 @@ cdef class Packed:
         return out, (h, c) if lstm else h
 
 
-cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra):
+cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra):
     """Still without weights. tape_parts: H-wide parts of a row of the cell's tape."""
-    cdef Packed w = Packed()
+    cdef PackedWeights w = PackedWeights()
     cdef Job* j = &w.job
     memset(j, 0, sizeof(Job))
-    w.dtype, w.w_ih, w.keep = call.dtype, call.w_ih, []
+    w.lstm, w.dtype, w.w_ih, w.keep = call.cell == "lstm", call.dtype, call.w_ih, []
     j.wide = w.dtype.itemsize == 8
     j.lanes = lanes(itemsize(j))
     j.I, j.H, j.P, j.G, j.step, j.extra = call.I, call.H, call.P, G, step, extra
@@ -375,12 +375,12 @@ cdef Packed packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t
     clip = call.clip
     if clip is not None:
         j.clip = clip
-    elif G == 3 and j.variant or G == 4 and call.peephole is not None:
+    elif call.variant == "reset_before" or call.peephole is not None:
         j.clip = INFINITY
     return w
 
 
-def forward(call, bint training, out, Packed w):
+def forward(call, bint training, out, PackedWeights w):
     """Run a call: (out, h_n, c_n or None, what backward needs if training)."""
     cdef Job j = w.job
     cdef Memory tape = None

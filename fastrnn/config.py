@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Backend, instruction set and threads: the only reader of the environment, the only door to the compiled half.
+"""Backend, instruction set and threads, as the environment sets them: the only door to the compiled half.
 
-FASTRNN_BACKEND      native or numpy; unset: native where it was built, else numpy with a warning
+FASTRNN_BACKEND      native or numpy; unset: native where it can be loaded, else numpy with a warning
 FASTRNN_ISA          the highest instruction set to use: portable, avx2 or avx512
 FASTRNN_NUM_THREADS  the most threads a call may use; unset: one for each processor of this process
 """

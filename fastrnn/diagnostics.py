@@ -96,7 +96,7 @@ class GradientFlow:
                 if norms is not None:
                     shown = np.where(norms[l, d] > 0, norms[l, d], np.nan)  # no logarithm of 0
                     ax.plot(shown, style, label=", ".join(filter(None, (label, name, place))))
-        ax.set(yscale="log", xlabel="time step t", ylabel="norm", title="gradient of the loss by the state at t")
+        ax.set(yscale="log", xlabel="time step t", ylabel="norm", title="gradient of the loss, by time of the state")
         ax.legend()
 
     def _bars(self, ax: Axes, values: dict[str, np.ndarray], title: str) -> None:

@@ -313,9 +313,9 @@ def rnn_backward(tape: Tape, grad_out: ArrayLike | None = None, grad_h_n: ArrayL
     tape : Tape
         From `rnn_forward`; only read, so it may be used again.
     grad_out : array_like, shape (T, B, H), dtype of x, optional
-        The gradient of the loss by out; 0 by default. What it holds past a length is never read.
+        The gradient of the loss with respect to out; 0 by default. What it holds past a length is never read.
     grad_h_n : array_like, shape (B, H), dtype of x, optional
-        The gradient of the loss by h_n; 0 by default.
+        The gradient of the loss with respect to h_n; 0 by default.
 
     Returns
     -------
@@ -350,11 +350,11 @@ def lstm_backward(
     tape : Tape
         From `lstm_forward`; only read, so it may be used again.
     grad_out : array_like, shape (T, B, P), dtype of x, optional
-        The gradient of the loss by out; 0 by default. What it holds past a length is never read.
+        The gradient of the loss with respect to out; 0 by default. What it holds past a length is never read.
     grad_h_n : array_like, shape (B, P), dtype of x, optional
-        The gradient of the loss by h_n; 0 by default.
+        The gradient of the loss with respect to h_n; 0 by default.
     grad_c_n : array_like, shape (B, H), dtype of x, optional
-        The gradient of the loss by c_n; 0 by default.
+        The gradient of the loss with respect to c_n; 0 by default.
 
     Returns
     -------
@@ -384,9 +384,9 @@ def gru_backward(tape: Tape, grad_out: ArrayLike | None = None, grad_h_n: ArrayL
     tape : Tape
         From `gru_forward`; only read, so it may be used again.
     grad_out : array_like, shape (T, B, H), dtype of x, optional
-        The gradient of the loss by out; 0 by default. What it holds past a length is never read.
+        The gradient of the loss with respect to out; 0 by default. What it holds past a length is never read.
     grad_h_n : array_like, shape (B, H), dtype of x, optional
-        The gradient of the loss by h_n; 0 by default.
+        The gradient of the loss with respect to h_n; 0 by default.
 
     Returns
     -------

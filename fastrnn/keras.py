@@ -7,7 +7,7 @@ Keras is never imported: who holds an object of it has done so, and files are re
 
 I input size, H hidden size, G gates, L layers, D directions.
 A Keras cell has a kernel (I, G*H), a recurrent kernel (H, G*H) and a bias, (G*H,) or, for a GRU with reset_after,
-(2, G*H). An LSTM's gates are in our order, i f g o; a GRU's, called z r h there, are in ours z r n instead of r z n.
+(2, G*H). An LSTM's gates are in our order, i f g o; a GRU's, called z r h there, come as z r n, ours being r z n.
 """
 
 from __future__ import annotations

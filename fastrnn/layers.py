@@ -214,7 +214,7 @@ class Layer:
         out, state
             As from a call.
         tape : LayerTape
-            Refers to ``x``, ``state``, ``out`` and the parameters: leave them unchanged until ``backward`` has run.
+            Refers to ``x``, ``out`` and the parameters: leave them unchanged until ``backward`` has run.
         """
         return self._record(x, state, lengths, config.backend())
 

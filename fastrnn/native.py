@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The compiled backend: the same interface as `reference`, each cell from its own time loops."""
+"""The compiled backend: the same interface as `reference`. Each cell brings its steps, `_unroll` and `_bptt`
+the loops over time."""
 
 from __future__ import annotations
 

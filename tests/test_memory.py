@@ -115,7 +115,7 @@ def test_what_the_tape_holds(cell, variant, P, dtype, ragged):
 @each_dtype
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_into_out_allocates_nothing(kind, dtype, B):
-    """Nothing that it keeps; for a moment NumPy describes the two arrays, which takes a few dozen bytes."""
+    """Nothing that it keeps; for a moment a number of Python's."""
     layer = make(kind, "stacked", dtype)
     stream = layer.stream(B or 1)
     x = arguments(layer, rows=B or 1)[0][0]

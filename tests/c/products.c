@@ -130,7 +130,8 @@ static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
         CHECKING("%s add, copy and add_rows n=%td N=%td K=%td gap=%td", sets[i].name, n, N, K, gap);
         taken = 0;
         matrix *src = given(n, N, N + gap), *dst = both(n, N, N + 2 * gap);
-        matrix *d = given(K, N, N + gap), *sums = both(1, N, N), *twin = blank(n, N, N + 2 * gap), *none = blank(n, N, N);
+        matrix *d = given(K, N, N + gap), *sums = both(1, N, N), *twin = blank(n, N, N + 2 * gap),
+               *none = blank(n, N, N);
         sets[i].t->add(n, N, src->at, src->ld, dst->at, dst->ld);
         sets[i].t->copy(n, N, src->at, src->ld, twin->at, twin->ld);
         sets[i].t->copy(n, N, NULL, 0, none->at, none->ld);
