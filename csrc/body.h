@@ -623,7 +623,7 @@ static void rnn_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const real
     EACH_VECTOR(n, U)
     {
         vec ht = get(h + i * ldh + u, lanes), dht = get(dh + i * H + u, lanes);
-        set(dz + i * H + u, relu ? choose(ht > all(0), dht, all(0)) : dht * tanh_slope(ht), lanes);
+        set(dz + i * H + u, relu ? choose(ht <= all(0), all(0), dht) : dht * tanh_slope(ht), lanes);
     }
 }
 

@@ -126,7 +126,7 @@ enum {
 /* The same step backwards, element by element: from dh (n, H), ld H, the gradient of this step's h, to dz. The product
  * of dz with the weights is left to gemm. The tape is only read.
  * rnn_back, lstm_back, gru_back: the first U of H units, as in a step forward.
- * rnn_back:  dz = dh (1 - h^2), or dh where h > 0 for relu.   h (n, U of H); dz (n, H) out.
+ * rnn_back:  dz = dh (1 - h^2), for relu 0 where h <= 0, else (of NaN, too) dh.   h (n, U of H); dz (n, H) out.
  * lstm_back: dz (n, 4H) out: i f g o; dc (n, H) in/out: becomes the gradient of c_prev.
  *   c_prev (n, H), ldc_prev; h null or (n, H) out: o tanh(c), which a projection's gradient needs.
  * gru_back:  dz (n, 4H) out: n r z q; dh becomes dh z, the part of the gradient of h_prev that passes the gate.

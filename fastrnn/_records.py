@@ -102,6 +102,15 @@ class Tape:
     saved: Any  # the backend's own arrays
     backend: Any  # the module that made the tape and can read it
 
+    @classmethod
+    def of(cls, call: Call, out: np.ndarray, saved: Any, backend: Any) -> Tape:
+        """With views of its own on the caller's arrays, whose shapes may be changed in place until backward."""
+        for name in ("x", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr"):
+            array = getattr(call, name)
+            if array is not None:
+                setattr(call, name, array[...])
+        return cls(call, out[...], saved, backend)
+
 
 @dataclass(slots=True)
 class Grads:

@@ -28,6 +28,7 @@ dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
 transform = torch._C._functorch.peek_interpreter_stack
 frames_are_compiled = torch._C._dynamo.eval_frame.get_eval_frame_callback
+hooks = torch._C._autograd._top_saved_tensors_default_hooks
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # a subclass may mean anything
@@ -126,29 +127,32 @@ class Weights:
 
     def __init__(self, tensors: Sequence[Tensor], spec: Spec, options: Any = None) -> None:
         self.spec, self.options, self.dtype = spec, options, tensors[0].dtype  # options: what the spec follows from
-        self.at, self.shapes = self.places(tensors), [tensor.shape for tensor in tensors]
-        self.by_k = spec.by_k([lend(tensor) for tensor in tensors])
+        self.tensors = [tensor.detach() for tensor in tensors]  # of the same memory, whatever becomes of a parameter
+        self.at, self.shapes = self.places(), [tensor.shape for tensor in tensors]
+        self.by_k = spec.by_k([lend(tensor) for tensor in self.tensors])
         w_ih = self.by_k[0][0]
         self.call = spec.call(np.empty((0, 0, w_ih.shape[1]), w_ih.dtype), self.by_k[0], None, None, None, False)
 
-    @staticmethod
-    def places(tensors: Sequence[Tensor]) -> list[int]:
+    def places(self) -> list[int]:
         """Where they are."""
-        return [tensor.data_ptr() for tensor in tensors]
+        return [tensor.data_ptr() for tensor in self.tensors]
 
     def are(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these tensors are the arrays."""
-        dtype = self.dtype
-        for tensor, at, shape in zip(tensors, self.at, self.shapes, strict=True):
-            if (
-                type(tensor) not in EXACT
-                or tensor.data_ptr() != at
-                or tensor.shape != shape
-                or tensor.dtype is not dtype
-                or not tensor.is_contiguous()
-            ):
-                return False
-        return True
+        return all(map(self._is, tensors, self.at, self.shapes))
+
+    def _is(self, tensor: Tensor, at: int, shape: Sequence[int]) -> bool:
+        if type(tensor) not in EXACT or tensor.layout is not torch.strided or tensor.data_ptr() != at:
+            return False
+        fits = tensor.shape == shape and tensor.dtype is self.dtype
+        return fits and tensor.is_contiguous() and not tensor.is_neg()
+
+    def now(self) -> Weights | None:
+        """The same, even if their storage was given up and filled again elsewhere; None if there is nothing in it."""
+        if self.places() == self.at:
+            return self
+        there = all(is_plain(tensor, self.dtype) for tensor in self.tensors)
+        return Weights(self.tensors, self.spec) if there else None
 
 
 class Layout:
@@ -242,7 +246,8 @@ class Pass:
 
     def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, taped: bool = False) -> list:
         """The outputs and final states as the caller lays them out; with a tape if there is a way back."""
-        self.x, self.at = x, x.data_ptr()  # what the tape reads, and where
+        x = self.x = x.detach()  # of the memory that the tape reads, whatever becomes of the caller's tensor
+        self.at = x.data_ptr()
         spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
         ragged = layout.ragged
         array = _check.rows(layout.inward(lend(x)))
@@ -256,13 +261,29 @@ class Pass:
                 _, h, c, saved = backend.forward(call, taped, half)
                 ends.append((h, c))
                 if taped:
-                    self.tapes.append(Tape(call, half, saved, backend))
-            array = out if l == last or not self.dropout else out * self._noise(out)
+                    self.tapes.append(Tape(call, half, saved, backend))  # nobody else has these arrays
+            array = out if l == last or not self.dropout else out * self._noise(l, out)
         shown = layout.outward(out)
         if taped:  # the caller may change what is given out
             shown = shown.copy(order="K")
         h, c = self._joined(ends)
         return [shown, h] if c is None else [shown, h, c]
+
+    def ready(self, saved: Sequence[Any]) -> tuple[Pass, Weights | None]:
+        """A pass with a tape, and the weights to go back by, or None if it cannot be.
+
+        ``saved`` are x, h0, c0 and the weights as autograd kept them: they count where there is no tape yet.
+        """
+        if self.tapes:
+            return self, self.weights.now() if self.x.data_ptr() == self.at else None
+        x, h0, c0, *tensors = saved
+        dtype = self.weights.dtype
+        if not all(part is None or is_plain(part, dtype) for part in saved):
+            return self, None
+        again = Pass(Weights([tensor.contiguous() for tensor in tensors], self.spec), self.layout, self.dropout)
+        again.noise = self.noise
+        again.forward(x, h0, c0, taped=True)
+        return again, again.weights
 
     def backward(self, weights: Weights, grad_out: Tensor | None, grad_h: Tensor | None, grad_c: Any = None) -> list:
         """Gradients of x, h0, c0 and the weights in PyTorch's order; None stands for zeros that come in."""
@@ -311,12 +332,13 @@ class Pass:
         P = self.spec.P
         return [(2 * l + d, None if array is None else array[..., d * P : (d + 1) * P]) for d in (0, 1)]
 
-    def _noise(self, out: np.ndarray) -> np.ndarray:
-        """What dropout multiplies a layer's outputs by: drawn as torch.nn draws it, from the same generator."""
+    def _noise(self, l: int, out: np.ndarray) -> np.ndarray:
+        """What dropout multiplies layer l's outputs by: drawn once, as torch.nn draws it, from the same generator."""
         p, width = self.dropout, out.shape[-1]
-        noise = torch.zeros(out.size // width, width, dtype=self.weights.dtype, device="cpu")
-        self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
-        return self._spread(len(self.noise), out)
+        if len(self.noise) == l:
+            noise = torch.zeros(out.size // width, width, dtype=self.weights.dtype, device="cpu")
+            self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
+        return self._spread(l + 1, out)
 
     def _spread(self, l: int, like: np.ndarray) -> np.ndarray:
         """The noise before layer l, like its inputs."""
@@ -363,7 +385,8 @@ class Recurrence(torch.autograd.Function):
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, *weights)
-        return tuple(map(torch.from_numpy, run.forward(x, h0, c0, taped=True)))
+        taped = hooks(True) is None  # where saved tensors are to go elsewhere, or nowhere, the tape must not stay here
+        return tuple(map(torch.from_numpy, run.forward(x, h0, c0, taped)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
@@ -374,14 +397,13 @@ class Recurrence(torch.autograd.Function):
         run, (_, *needed) = ctx.run, ctx.needs_input_grad
         if not keeps_graph():
             ctx.run = None
-        weights, tensors = run.weights, saved[3:]
-        odd = torch.is_grad_enabled() or is_transformed() or run.x.data_ptr() != run.at
-        for grad in grads:
-            odd = odd or not (grad is None or is_plain(grad, weights.dtype))
-        if not odd and weights.places(tensors) != weights.at:
-            odd = not all(is_plain(tensor, weights.dtype) and tensor.is_contiguous() for tensor in tensors)
-            weights = run.weights if odd else Weights(tensors, run.spec)
-        if odd:
+        given, weights = [grad for grad in grads if grad is not None], None
+        if not given:
+            return (None,) * (1 + len(needed))
+        usual = not (torch.is_grad_enabled() or is_transformed())
+        if usual and all(is_plain(grad, run.weights.dtype) for grad in given):
+            run, weights = run.ready(saved)
+        if weights is None:
             return None, *run.replay(saved, needed, grads)
         from_numpy, found = torch.from_numpy, run.backward(weights, *grads)
         return None, *[from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)]

@@ -93,7 +93,7 @@ class Layer:
         self.num_layers = _check.integer("num_layers", num_layers, 1)
         self.bias = _check.flag("bias", bias)
         self.batch_first = _check.flag("batch_first", batch_first)
-        self.dropout = _check.real("dropout", dropout, 0, 1)
+        self.dropout = dropout
         self.bidirectional = _check.flag("bidirectional", bidirectional)
         self.dtype = _check.dtype("dtype", dtype)
         self.rng = _check.generator("seed", seed)
@@ -121,7 +121,7 @@ class Layer:
         self._places = places(self._layout(self.num_layers))
         self._cells = cells(self.num_layers, self.bidirectional)
         self._params = Views(flat, self._places)
-        self._weights = self._params.of(self._cells)
+        self._weights = Views(flat, self._places).of(self._cells)  # arrays that no caller can give other shapes
         nothing = [np.empty((0, 0, w_ih.shape[1]), flat.dtype) for w_ih, *_ in self._weights]
         self._calls = [self._call_of(k, x) for k, x in enumerate(nothing)]
 
@@ -241,7 +241,7 @@ class Layer:
                 _, h, c, saved = backend.forward(call, tape is not None, half, packed and packed[k])
                 ends.append((h, c))
                 if tape is not None:
-                    tape.cells.append(Tape(call, half, saved, backend))
+                    tape.cells.append(Tape.of(call, half, saved, backend))
             x = out if tape is None or l == last else self._drop(out, tape)
         return self._shown(out, batched), self._joined(ends, batched)
 
@@ -361,6 +361,8 @@ class Layer:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in FIXED and "_flat" in self.__dict__:  # the kernels rely on the shapes that follow from it
             raise AttributeError(f"{name}: fixed when the layer is made, got {_check.text(value)}")
+        if name == "dropout":
+            value = _check.real(name, value, 0, 1)
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:

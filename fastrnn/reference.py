@@ -110,8 +110,8 @@ def rnn_step(call, z_t, h_prev, c_prev, h_t, c_t):
 
 
 def rnn_step_backward(call, z_t, h_prev, c_prev, c_t, dh_t, dc_t, dz_t):
-    """dz = dh f'(z), where tanh' = 1 - h^2 and relu' = [h > 0]."""
-    dz_t[...] = dh_t * (1 - z_t * z_t) if call.variant == "tanh" else np.where(z_t > 0, dh_t, 0)
+    """dz = dh f'(z), where tanh' = 1 - h^2 and relu' = [h > 0], or 1 where h is NaN."""
+    dz_t[...] = dh_t * (1 - z_t * z_t) if call.variant == "tanh" else np.where(z_t <= 0, 0, dh_t)
     return dz_t @ call.w_hh, dc_t
 
 
@@ -383,7 +383,7 @@ def infer(backend: Any, call: Call) -> tuple:
 def train(backend: Any, call: Call) -> tuple:
     """(out, state, tape)."""
     out, h_n, c_n, saved = backend.forward(call, True)
-    return out, h_n if c_n is None else (h_n, c_n), Tape(call, out, saved, backend)
+    return out, h_n if c_n is None else (h_n, c_n), Tape.of(call, out, saved, backend)
 
 
 def bptt(cell: str, tape: Tape, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> Grads:

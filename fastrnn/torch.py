@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """PyTorch's recurrent modules on fastrnn's kernels: ``RNN``, ``LSTM`` and ``GRU``, ``accelerate`` and ``from_torch``.
 
-A module of this kind is torch.nn's in all but speed. float32 and float64 tensors on the CPU run on the kernels, forward
-and backward; anything else takes PyTorch's own way. Threads are those of ``fastrnn.set_num_threads``.
+A module of this kind is torch.nn's, but quicker. float32 and float64 tensors on the CPU run on the kernels, forward and
+backward; anything else takes PyTorch's own way. Threads are those of ``fastrnn.set_num_threads``.
 
 T times, B batch, I input size, H hidden size, P size of h, L layers, D directions.
 """
@@ -45,6 +45,12 @@ __all__ = ["GRU", "LSTM", "RNN", "accelerate", "from_torch"]
 CELLS = {"RNN_TANH": ("rnn", "tanh"), "RNN_RELU": ("rnn", "relu"), "GRU": ("gru", "reset_after"), "LSTM": ("lstm", "")}
 
 
+def proxy_in(input: Any, hx: Any) -> Any:
+    """What torch.fx traces with among the arguments of a call; None if it does not."""
+    parts = (input, *hx) if isinstance(hx, (tuple, list)) else (input, hx)
+    return next((part for part in parts if isinstance(part, torch.fx.Proxy)), None)
+
+
 class Recurrent(nn.RNNBase):
     """What RNN, LSTM and GRU have in common: the choice between the kernels and PyTorch's own ways."""
 
@@ -69,14 +75,15 @@ class Recurrent(nn.RNNBase):
         if torch.compiler.is_compiling():
             return super().forward(input, hx)
         if frames_are_compiled():  # between two graphs: what runs here is not to become one
-            return torch.compiler.disable(self.forward)(input, hx)
+            return torch.compiler.disable(Recurrent.forward)(self, input, hx)
         found = None
         if is_usual():
             found = self._on_kernels(input, hx)
         elif is_transformed():
             found = self._transformed(input, hx)
         if found is None:
-            return self._leaf(input, hx) if isinstance(input, torch.fx.Proxy) else super().forward(input, hx)
+            proxy = proxy_in(input, hx)
+            return super().forward(input, hx) if proxy is None else self._leaf(proxy.tracer, input, hx)
         out, *states = found
         state = tuple(states) if self.mode == "LSTM" else states[0]
         if type(input) is not PackedSequence:
@@ -141,12 +148,14 @@ class Recurrent(nn.RNNBase):
             return None
         return plain_pass(spec, layout, (*given, *tensors), lambda _, rows: dropout(rows, self._dropout()))
 
-    def _leaf(self, input: Any, hx: Any) -> Any:
+    def _leaf(self, tracer: Any, input: Any, hx: Any) -> Any:
         """A call in a graph of torch.fx, which knows torch.nn's own modules as such."""
         arguments = (input,) if hx is None else (input, hx)
-        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), arguments, {})
 
     def __prepare_scriptable__(self) -> nn.RNNBase:
+        if type(self) not in LAYERS:  # a subclass has methods of its own to be scripted
+            return self
         twin = copy.copy(self)  # of the same parameters; PyTorch leaves it in the model that was scripted
         twin.__class__ = self._original
         return twin

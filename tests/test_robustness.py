@@ -23,7 +23,18 @@ import pytest
 from conftest import IN_USE, USABLE
 from strategies import make_case
 from test_layers import KINDS, LENGTHS, arguments, make, parts
-from trials import call_of, close, each_cell, each_direction, each_dtype, everything, forward, same_bits
+from trials import (
+    backward,
+    call_of,
+    close,
+    each_cell,
+    each_direction,
+    each_dtype,
+    everything,
+    forward,
+    losses_of,
+    same_bits,
+)
 
 import fastrnn
 from fastrnn import _kernels, config, native, reference
@@ -259,6 +270,32 @@ def test_the_caller_s_subnormals_stay_alive(kind, n, threads):
     for use in (infer, train, stream, refuse):
         use(layer, x, state)
         assert subnormals_are_alive(), use.__name__
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_that_change_in_place_reach_no_tape(kind, lengths):
+    """As users flatten ``out`` for a dense layer; nor do those of the parameters reach a layer."""
+    layer = make(kind, "both")
+    x, state = arguments(layer)
+    out, _, tape = layer.forward(x, state, lengths)
+    grad_out, x_like = np.ones_like(out), x.copy()
+    before = layer.backward(tape, grad_out).flat
+    for array in (x, out, *layer.params.values()):
+        array.shape = (1, -1)
+    assert np.array_equal(layer.backward(tape, grad_out).flat, before)
+    assert np.array_equal(layer(x_like, state, lengths)[0].ravel(), out[0])
+
+
+@each_cell
+def test_shapes_that_change_in_place_reach_no_tape_of_a_function(cell, variant, P):
+    results, tape = forward(native, call := call_of(cell, make_case(cell, variant, P=P)))
+    losses = losses_of(results)
+    before = backward(tape, losses)
+    given = (call.x, call.w_ih, call.w_hh, call.b_ih, call.b_hh, call.w_hr)
+    for array in (results["out"], *(array.base for array in given if array is not None)):
+        array.shape = (1, -1)
+    same_bits(backward(tape, losses), before)
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------------

@@ -262,6 +262,31 @@ def test_numbers_behind_a_sign():
     assert_close(call(ours, x, None), call(theirs, x, None))
 
 
+def test_weights_behind_a_sign_or_without_a_place():
+    """After a call with others, at the same place."""
+    theirs, ours = modules("gru")
+    x = torch.randn(T, B, I)
+    with torch.no_grad():
+        for module in (theirs, ours):
+            module(x)
+            module.weight_hh_l0 = nn.Parameter(torch._neg_view(module.weight_hh_l0))
+        assert_close(ours(x), theirs(x))
+        for module in (theirs, ours):
+            module.weight_ih_l0 = nn.Parameter(module.weight_ih_l0.to_sparse())
+        assert_close(ours(x), theirs(x))
+
+
+def test_gradients_of_nan_pass_relu_as_in_pytorch():
+    grads = []
+    for module in modules("relu"):
+        with torch.no_grad():
+            module.bias_ih_l0[0] = torch.nan
+            module.weight_hh_l0.zero_()
+        module(torch.ones(1, B, I))[0].sum().backward()
+        grads.append(module.bias_ih_l0.grad)
+    assert torch.equal(grads[1], grads[0])
+
+
 def test_zeros_that_nobody_wrote():
     theirs, ours = modules("gru", dtype=torch.float64)
     x = torch._efficientzerotensor((T, B, I), dtype=torch.float64)

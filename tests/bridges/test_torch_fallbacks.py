@@ -6,6 +6,7 @@ T times, B batch, I input size, H hidden size.
 
 from __future__ import annotations
 
+import copy
 import io
 
 import pytest
@@ -32,6 +33,8 @@ from torch_cases import (
     quiet,
     watched_ways,
 )
+
+import fastrnn.torch
 
 pytestmark = [
     *quiet,
@@ -244,6 +247,26 @@ def test_compiled_around(cell, ways):
     assert ways == ["kernels"]
 
 
+@each_cell
+def test_compiled_around_what_overrides_it(cell):
+    """A forward of a subclass, or put on a module, runs once."""
+
+    def doubled(module):
+        old = module.forward
+        module.forward = lambda x, hx=None: old(2 * x, hx)
+        return module
+
+    results = []
+    for module in modules(cell):
+        Twice = type("Twice", (type(module),), {"forward": lambda self, x: super(type(self), self).forward(2 * x)})
+        for changed in (doubled(copy.deepcopy(module)), copy.deepcopy(module)):
+            if "forward" not in vars(changed):
+                changed.__class__ = Twice
+            torch._dynamo.reset()
+            results.append(torch.compile(Model(changed), backend="eager")(example()))
+    assert_close(results[2:], results[:2])
+
+
 @pytest.mark.parametrize("strict", [True, False])
 @each_cell
 def test_exported(cell, strict):
@@ -268,12 +291,50 @@ def test_traced_and_scripted(cell, ways):
         assert_close(compiled(example() + 1), Model(theirs)(example() + 1))
 
 
+class Silent(fastrnn.torch.GRU):
+    """A subclass with a forward of its own."""
+
+    def forward(self, x):
+        return x * 0
+
+
+def test_a_scripted_subclass_keeps_its_methods():
+    scripted = torch.jit.script(nn.Sequential(Silent(I, I)))
+    assert torch.equal(scripted(example()), example() * 0)
+
+
 @each_cell
 def test_symbolic_traces_have_it_as_a_leaf(cell):
     theirs, ours = modules(cell, **BOTH)
     found, wanted = (torch.fx.symbolic_trace(Model(module)) for module in (ours, theirs))
     assert found.code == wanted.code
     assert_close(found(example()), wanted(example()))
+
+
+class Decoder(nn.Module):
+    """What is traced comes in as the state."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, *hx):
+        return self.recurrent(torch.ones(T, B, I), hx if len(hx) == 2 else hx[0])[0]
+
+
+@each_cell
+def test_symbolic_traces_by_the_state(cell):
+    theirs, ours = modules(cell)
+    _, states = inputs(theirs, "time-first")
+    for module in (theirs, ours):
+        names = [f"h{k}" for k in range(len(states))]
+        decoder = Decoder(module)
+        scope = {"module": decoder}
+        exec(f"def forward(self, {', '.join(names)}): return self.module({', '.join(names)})", scope)
+        wrapper = type("Wrapper", (nn.Module,), {"forward": scope["forward"]})()
+        wrapper.module = decoder
+        states.append(torch.fx.symbolic_trace(wrapper)(*states[: len(names)]))
+    assert_close(states[-1], states[-2])
 
 
 @each_cell
@@ -417,6 +478,36 @@ def test_saved_tensors_kept_elsewhere(cell):
     assert_close(found, gradients(theirs, x, states))
 
 
+@each_cell
+def test_saved_tensors_kept_nowhere(cell):
+    """What stays for the way back is autograd's alone: where that is recomputed, no tape waits."""
+    _, ours = modules(cell, **BOTH)
+    out = checkpoint(Model(ours), example().requires_grad_(), use_reentrant=False)
+    nodes, recurrences = [out.grad_fn], []
+    while nodes:
+        node = nodes.pop()
+        recurrences += [node] if hasattr(node, "run") else []
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    assert len(recurrences) == 1 and not recurrences[0].run.tapes
+
+
+@each_cell
+def test_weights_and_inputs_put_aside_meanwhile(cell):
+    """What goes back is what came: the memory, not what a parameter has become."""
+    theirs, ours = modules(cell, dtype=torch.float64)
+    changes = (
+        lambda module, x: setattr(module.weight_hh_l0, "data", torch.zeros_like(module.weight_hh_l0)),
+        lambda module, x: setattr(x, "data", torch.zeros_like(x)),
+        lambda module, x: module.float(),
+    )
+    wanted = torch.autograd.grad(theirs(x := example(torch.float64).requires_grad_())[0].sum(), x)
+    for change in changes:
+        module, x = copy.deepcopy(ours), example(torch.float64).requires_grad_()
+        out = module(x)[0]
+        change(module, x)
+        assert_close(torch.autograd.grad(out.sum(), x), wanted)
+
+
 @pytest.mark.parametrize("name", ["x", "weight_ih_l0", "weight_hh_l0"])
 @each_cell
 def test_storages_given_up_meanwhile(cell, name):
@@ -434,6 +525,26 @@ def test_storages_given_up_meanwhile(cell, name):
     assert part.data_ptr() not in (other.data_ptr() for other in others)
     found = torch.autograd.grad(out.sum(), [x, *ours.parameters()])
     assert_close(found, torch.autograd.grad(theirs(x)[0].sum(), [x, *theirs.parameters()]))
+
+
+class Stop(torch.autograd.Function):
+    """Lets nothing back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@each_cell
+def test_no_gradient_comes_of_none(cell, create_graph):
+    for module in modules(cell):
+        Stop.apply(module(example())[0]).sum().backward(create_graph=create_graph)
+        assert all(part.grad is None for part in module.parameters())
 
 
 @each_cell
