@@ -52,6 +52,13 @@ class Call:
     def dtype(self) -> np.dtype:
         return self.w_ih.dtype
 
+    def own_weights(self) -> None:
+        """Take views of the weights, which a caller may give other shapes in place."""
+        self.w_ih, self.w_hh = self.w_ih[...], self.w_hh[...]
+        self.b_ih = None if self.b_ih is None else self.b_ih[...]
+        self.b_hh = None if self.b_hh is None else self.b_hh[...]
+        self.w_hr = None if self.w_hr is None else self.w_hr[...]
+
 
 @dataclass(slots=True)
 class Ragged:
@@ -104,11 +111,8 @@ class Tape:
 
     @classmethod
     def of(cls, call: Call, out: np.ndarray, saved: Any, backend: Any) -> Tape:
-        """With views of its own on the caller's arrays, whose shapes may be changed in place until backward."""
-        for name in ("x", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr"):
-            array = getattr(call, name)
-            if array is not None:
-                setattr(call, name, array[...])
+        """With views of its own of x and out, whose shapes a caller may change in place until backward."""
+        call.x = call.x[...]
         return cls(call, out[...], saved, backend)
 
 

@@ -382,6 +382,7 @@ def infer(backend: Any, call: Call) -> tuple:
 
 def train(backend: Any, call: Call) -> tuple:
     """(out, state, tape)."""
+    call.own_weights()
     out, h_n, c_n, saved = backend.forward(call, True)
     return out, h_n if c_n is None else (h_n, c_n), Tape.of(call, out, saved, backend)
 
