@@ -32,7 +32,6 @@ from trials import (
     each_dtype,
     everything,
     forward,
-    losses_of,
     same_bits,
 )
 
