@@ -18,6 +18,7 @@ wheel, installed = Path(sys.argv[1]).stat().st_size, sum(file.stat().st_size for
 data = sum(file.stat().st_size for file in files if file.suffix == ".npz")
 print(f"wheel {wheel / 1e6:.2f} MB, installed {installed / 1e6:.2f} MB, {data / 1e6:.2f} MB of it data")
 assert wheel < MOST_OF_WHEEL and installed - data < MOST_OF_CODE
+assert Path(fastrnn.__file__).with_name("py.typed").exists()
 assert "site-packages" in fastrnn.__file__ and fastrnn.config.backend() is not fastrnn.reference
 
 rng = np.random.default_rng(0)

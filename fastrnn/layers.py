@@ -70,6 +70,8 @@ class Layer:
         PyTorch's names, in PyTorch's order, of views into ``flat_params``. Assigning to a name writes into them.
     rng : numpy.random.Generator
         Draws the initial parameters, then the dropout masks.
+
+    Of the constructor's arguments only ``dropout`` may be set later; another raises AttributeError.
     """
 
     cell: str
@@ -155,12 +157,12 @@ class Layer:
         return self.proj_size or self.hidden_size
 
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments that make a layer like this one: all but ``init`` and ``seed``."""
+        """The constructor's arguments that make a layer like this one: a new dict of all but ``init`` and ``seed``."""
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names if name not in ("init", "seed")}
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the parameters under PyTorch's names."""
+        """The parameters under PyTorch's names: a new dict of new arrays, shaped as in ``params``."""
         return {name: array.copy() for name, array in self.params.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -209,12 +211,22 @@ class Layer:
     def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any, LayerTape]:
         """Run the stack for training: as a call, and with dropout between layers and a tape for ``backward``.
 
+        Parameters
+        ----------
+        x, state, lengths
+            As for a call.
+
         Returns
         -------
         out, state
             As from a call.
         tape : LayerTape
-            Refers to ``x``, ``out`` and the parameters: leave them unchanged until ``backward`` has run.
+            Refers to ``x``, ``out`` and the parameters: leave their values unchanged until ``backward`` has run.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call.
         """
         return self._record(x, state, lengths, config.backend())
 
@@ -345,11 +357,14 @@ class Layer:
     # -- serving and keeping --
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """One time step at a time, the state kept between steps: see ``Stream``."""
+        """A new ``Stream``, from zero states: ``batch_size`` sequences, one time step at a time.
+
+        Raises TypeError or ValueError for a bad ``batch_size``, and ValueError if the layer is bidirectional.
+        """
         return Stream(self, batch_size)
 
     def freeze(self) -> Frozen:
-        """A read-only copy for serving, its weights packed once: see ``Frozen``."""
+        """A new read-only copy for serving, its weights packed once: see ``Frozen``."""
         return Frozen(self)
 
     def save(self, path: str | os.PathLike[str] | IO[bytes]) -> None:
