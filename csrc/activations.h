@@ -48,7 +48,7 @@ INLINE vec magnitude(vec x) { return (vec)((ivec)x & ~(ivec)all((real)-0.0)); }
 INLINE vec sign_of(vec x) { return (vec)((ivec)x & (ivec)all((real)-0.0)); }
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 
-/* p of the above, and 2^k, for e^-x. Horner's rule in r^2, for two coefficients at a time: its waits are what it costs. */
+/* p of the above, and 2^k, for e^-x. Horner's rule in r^2, two coefficients at a time: what it costs is latency. */
 INLINE vec reduced_expm1(vec x, vec *scale)
 {
     vec n = fmadd(x, all((real)-1.44269504088896340736), all(ROUND));

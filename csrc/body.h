@@ -460,7 +460,8 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
             BLOCK_OF(1, VL);                                                                                           \
     } while (0)
 
-/* In two passes, since from a row's gates to its h it is a long way, and the processor sees only three rows at a time. */
+/* In two passes: from a row's gates to its h each operation waits for the one before, and the processor looks only some
+ * three rows ahead. */
 INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, real *buf, real *c, ptrdiff_t ldc, real *h,
                        ptrdiff_t ldh, real *tape, ptrdiff_t ldtape)
 {

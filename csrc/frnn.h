@@ -61,7 +61,7 @@ enum {
 
 /* gemm: c = z + a w.
  *   a (M, K); w (K, N) packed in columns; z (M, N), or one row for all with ldz = 0, or null for zeros; c (M, N) out.
- *   c may be z, with the same leading dimension. turn: odd takes the panels of w from the last to the first; below is why.
+ *   c may be z, with the same leading dimension. turn: odd goes through the panels of w backwards; why: see below.
  * outer: c = a^T d, the weight gradients of K rows, or, more = 1, c += a^T d.
  *   a (K, M); d (K, N); c (M, N) out, or in/out; work: K * 4*VL elements.
  * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros.
@@ -77,8 +77,8 @@ enum {
 
 /* One time step for n rows and the first U of H units; a caller that shares the units of a layer out among threads
  * moves the pointers to its first unit, a multiple of VL, of 4*VL for the RNN (and w by that many units).
- *   turn: odd takes the blocks of units from the last to the first. Taking turns, a loop over time begins each step with
- *   the weights that the cache still holds from the one before (5 to 15 % less time at batch 1 once w is past L1)
+ *   turn: odd goes through the blocks of units backwards. A loop over time alternates, and so begins each step with the
+ *   weights that the cache still holds from the one before (5 to 15 % less time at batch 1 once w is past L1)
  *   z (n, G*H): where the accumulators start, ldz = 0: one row, the bias, for all rows
  *   x (n, I): the input if its product is still to be added; I = 0: it is in z already and x may be null
  *   h_prev (n, P) in;  h (n, U of H) out, must not overlap h_prev

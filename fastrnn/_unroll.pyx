@@ -32,7 +32,8 @@ cdef int threads = 1
 cdef Py_ssize_t CHUNK_BYTES = 128 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 32    # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it brings
-# Weights of a step: below, and below so many for each row, threads would wait for each other more than work.
+# Fewest weights of a step, in all and for each row, for its units to be shared out: with fewer, threads would wait for
+# each other more than work.
 cdef Py_ssize_t SHARED_WEIGHTS = 60000, SHARED_WEIGHTS_A_ROW = 32 * 1024
 
 

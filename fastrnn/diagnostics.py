@@ -141,7 +141,7 @@ def gradient_flow(
     Returns
     -------
     GradientFlow
-        Past its length a sequence counts nowhere.
+        New; what lies past a sequence's length is ignored.
 
     Raises
     ------

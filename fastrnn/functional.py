@@ -103,7 +103,7 @@ def lstm(
     b_ih, b_hh : array_like, shape (4*H,), dtype of x, optional
         Biases, likewise, added up; 0 by default.
     state0 : pair of array_like, shapes (B, P) and (B, H), dtype of x, optional
-        Initial states h and c; 0 by default, each on its own where it is None.
+        Initial states h and c, either of which may be None for zeros; by default both are.
     w_hr : array_like, shape (P, H), dtype of x, optional
         The projection; without it P is H.
     lengths : array_like, shape (B,), integer, optional
