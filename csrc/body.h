@@ -2,8 +2,8 @@
  * body.h - every primitive of frnn.h, once, in the vocabulary of vec_*.h, for one real type.
  *
  * A shell includes it with FRNN_WIDE set (is the type double?), a vec_*.h in view, inside the target region of its
- * instruction set, and makes a table of FRNN_PRIMITIVES. Letters as in frnn.h, and: VL lanes, V vectors of a tile, m its
- * rows, u the first unit of a block, buf a tile of accumulators between the product and the cell: [row][vector][lane]. */
+ * instruction set, and makes a table of FRNN_PRIMITIVES. Letters as in frnn.h, and: VL lanes, V vectors of a tile, m
+ * its rows, u the first unit of a block, buf a tile of accumulators between product and cell: [row][vector][lane]. */
 
 #define PANEL (4 * VL)
 #define FAR ((ptrdiff_t)((2 << 20) / sizeof(real))) /* elements: more are in no cache that is near */
@@ -80,7 +80,7 @@ static void pack_gates(ptrdiff_t G, ptrdiff_t H, ptrdiff_t K, int first, const r
         }
 }
 
-/* ---- the one product under everything ----------------------------------------------------------------------------- */
+/* ---- the one product under everything ---------------------------------------------------------------------------- */
 
 /* Where accumulators start: row r, vector v at `at + r * ld + v * apart`, but those of the last vector at `last`.
  * Tiles take it field by field: as a struct, by pointer or not, it took 2 to 5 % of gemm's speed. */
@@ -356,7 +356,7 @@ static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, rea
     }
 }
 
-/* ---- one step forward ---------------------------------------------------------------------------------------------- */
+/* ---- one step forward -------------------------------------------------------------------------------------------- */
 
 /* The pre-activations of G gates of m rows, G * VL wide, from where they stand `apart` in z. Tiles start from there
  * themselves if all vectors are whole. */
@@ -448,8 +448,8 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
     }
 }
 
-/* A block of units, compiled apart for a lone row and for whole vectors: the one keeps its accumulators in registers, the
- * other needs no masked stores of h and c, which would hold up the next step's loads of them. */
+/* A block of units, compiled apart for a lone row and for whole vectors: the one keeps its accumulators in registers,
+ * the other needs no masked stores of h and c, which would hold up the next step's loads of them. */
 #define EACH_KIND(m, lanes)                                                                                            \
     do {                                                                                                               \
         if (lanes != VL)                                                                                               \
@@ -609,7 +609,7 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
     }
 }
 
-/* ---- one step backward --------------------------------------------------------------------------------------------- */
+/* ---- one step backward ------------------------------------------------------------------------------------------- */
 
 #define EACH_VECTOR(n, U)                                                                                              \
     for (ptrdiff_t i = 0; i < n; i++)                                                                                  \
@@ -692,7 +692,7 @@ static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const rea
 
 #include "apart.h"
 
-/* ---- activations on their own -------------------------------------------------------------------------------------- */
+/* ---- activations on their own ------------------------------------------------------------------------------------ */
 
 static void tanh_row(ptrdiff_t n, const real *x, real *y)
 {

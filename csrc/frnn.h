@@ -102,8 +102,8 @@ enum {
                      const R *x, ptrdiff_t ldx, ptrdiff_t I, const R *h_prev, ptrdiff_t ldh_prev, ptrdiff_t u0,        \
                      const R *w, R *h, ptrdiff_t ldh, R *tape);
 
-/* Cells apart from their products, which gemm has added to z: with peepholes and a clip, Cho's GRU, and where weights are
- * not worth packing.
+/* Cells apart from their products, which gemm has added to z: with peepholes and a clip, Cho's GRU, and where weights
+ * are not worth packing.
  * [a] is a kept in -clip..clip; clip > 0, INFINITY for none.
  * rnn_cell:   h = relu or tanh [z].   z (n, H)
  * lstm_cell:  i = sigmoid [z_i + p_i c];  f = sigmoid [z_f + p_f c];  c = f c + i tanh [z_g];
@@ -113,8 +113,8 @@ enum {
  * gru_gates:  r, z = sigmoid [z_r], sigmoid [z_z];  rh = r h_prev
  *   z (n, 3H) in/out: r and z come where their pre-activations were; rh (n, H) out
  * gru_reset:  n = tanh [z_n + r q];  h = n + z (h_prev - n)
- *   z (n, 3H): r and z, but of n the pre-activation; q (n, H) b_hn + W_hn h_prev, or, with W_hn rh in z_n, null for zeros:
- *   Cho's GRU; tape (n, 4H): its first three parts, r z n, or null. */
+ *   z (n, 3H): r and z, but of n the pre-activation; q (n, H) b_hn + W_hn h_prev, or, with W_hn rh in z_n, null for
+ *   zeros: Cho's GRU; tape (n, 4H): its first three parts, r z n, or null. */
 #define FRNN_CELLS(R)                                                                                                  \
     void (*rnn_cell)(ptrdiff_t n, ptrdiff_t H, int relu, R clip, const R *z, R *h, ptrdiff_t ldh);                     \
     void (*lstm_cell)(ptrdiff_t n, ptrdiff_t H, R clip, const R *z, const R *p, R *c, R *h, ptrdiff_t ldh);            \
@@ -173,8 +173,8 @@ const char *frnn_compiler(void);
  * frnn_barrier: inside a task, waits until all parts have come here.
  * frnn_judge: takes note of how a task went: its seconds, how many of them the caller waited for others, its parts.
  *   frnn_run calls it; tests may, while no task runs.
- * frnn_punctual: whether it is worth while to want several parts; 0 for a while after two tasks in a row whose caller had
- *   to wait so long for the others that one thread had been as quick: they have no core to run on.
+ * frnn_punctual: whether it is worth while to want several parts; 0 for a while after two tasks in a row whose caller
+ *   had to wait so long for the others that one thread would have been as quick: they have no core to run on.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
 typedef void (*frnn_task)(void *job, int part, int parts);
 void frnn_run(frnn_task task, void *job, int want);

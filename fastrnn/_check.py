@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Arguments -> a valid Call, or TypeError / ValueError. Every message of the package about an argument lives here.
+"""Arguments -> a valid Call, or TypeError / ValueError. Every message about an argument of functions and layers.
 
 One template: ``name: needs what it needs, got what it got``.
 T time steps, B batch, I input size, H hidden size, P size of h, G gates.
@@ -8,6 +8,7 @@ T time steps, B batch, I input size, H hidden size, P size of h, G gates.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,7 +32,12 @@ def text(value: Any) -> str:
     """A short, one-line rendering of a value for a message."""
     if isinstance(value, np.ndarray):
         return f"{type(value).__name__} of {value.dtype} {value.shape}"
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except Exception:  # its own code may raise anything, and Python writes out no integer beyond some thousand digits
+        if isinstance(value, int):
+            return f"about {'-' if value < 0 else ''}2**{value.bit_length() - 1}"
+        return f"{type(value).__name__} that cannot be shown"
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -54,25 +60,29 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     except TypeError:
         raise TypeError(f"{name}: needs an integer, got {text(value)}") from None
     if number < low or (high is not None and number > high):
-        wanted = f"an integer >= {low}" if high is None else f"an integer in {low}..{high}"
+        wanted = f"an integer >= {low}" if high is None else f"an integer in {low}..{text(high)}"
         raise ValueError(f"{name}: needs {wanted}, got {text(number)}")
     return number
 
 
-def real(name: str, value: Any, low: float, high: float = np.inf, *, open_low: bool = False) -> float:
-    """A finite number in [low, high], or in (low, high] with open_low."""
+def real(
+    name: str, value: Any, low: float, high: float = np.inf, *, open_low: bool = False, open_high: bool = False
+) -> float:
+    """A finite number in [low, high], without low or high itself where the interval is open there."""
     if isinstance(value, (bool, np.bool_, str, bytes)) or getattr(value, "ndim", 0) != 0:
         raise TypeError(f"{name}: needs a number, got {text(value)}")
     try:
         number = float(value)
     except OverflowError:  # an integer beyond all floats
-        number = np.inf
+        number = -np.inf if value < 0 else np.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}: needs a number, got {text(value)}") from None
-    if not np.isfinite(number) or number > high or number < low or (open_low and number == low):
-        above = f"> {low:g}" if open_low else f">= {low:g}"
-        wanted = above if high == np.inf else f"{above} and <= {high:g}"
-        raise ValueError(f"{name}: needs a finite number {wanted}, got {number:g}")
+    short, beyond = number < low or (open_low and number == low), number > high or (open_high and number == high)
+    if short or beyond or not np.isfinite(number):
+        wanted = f"{'>' if open_low else '>='} {low:g}"
+        if high != np.inf:
+            wanted += f" and {'<' if open_high else '<='} {high:g}"
+        raise ValueError(f"{name}: needs a finite number {wanted}, got {repr(number).removesuffix('.0')}")
     return number
 
 
@@ -365,20 +375,28 @@ def entries(name: str, given: Any, shapes: Iterable[tuple[str, tuple[int, ...]]]
     if not isinstance(given, Mapping):
         raise TypeError(f"{name}: needs a mapping from names to arrays, got {type(given).__name__}")
     parts = []
-    for key, shape in shapes:
-        if key not in given:
-            raise ValueError(f"{name}: needs an entry {key!r}, got none")
+    for key, shape in names(name, given, shapes).items():
         array = _entry(f"{name}[{key!r}]", given[key])
         if array.shape != shape:
             raise ValueError(f"{name}[{key!r}]: needs shape {shape}, got {array.shape}")
-        parts.append((key, array))
-    unknown = set(given) - {key for key, _ in parts}
+        parts.append(array.ravel())
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in PyTorch's copy_
+        return np.concatenate(parts, dtype=dtype, casting="same_kind")
+
+
+def names(name: str, given: Mapping, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The shapes by name, if the mapping has these names and no others; its values are left unread."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for key, shape in shapes:
+        if key not in given:
+            raise ValueError(f"{name}: needs an entry {key!r}, got none")
+        wanted[key] = shape
+    unknown = set(given) - set(wanted)
     if unknown:
         raise ValueError(
-            f"{name}: needs no entry {', '.join(sorted(map(repr, unknown)))}, which this layer does not have"
+            f"{name}: needs no entry {', '.join(sorted(map(text, unknown)))}, which this layer does not have"
         )
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in PyTorch's copy_
-        return np.concatenate([array.ravel() for _, array in parts], dtype=dtype, casting="same_kind")
+    return wanted
 
 
 def _entry(name: str, value: Any) -> np.ndarray:
@@ -409,7 +427,7 @@ def batch_size(value: Any, row: int) -> int:
     """The rows of a stream, each of which takes that many bytes; refuses more than any address space holds."""
     B = integer("batch_size", value, 1)
     if B * row > MAX_BYTES:
-        raise ValueError(f"batch_size: needs fewer than 2**62 bytes of states, got {B} rows of {row} bytes")
+        raise ValueError(f"batch_size: needs fewer than 2**62 bytes of states, got {text(B)} rows of {row} bytes")
     return B
 
 
@@ -441,6 +459,20 @@ def one_direction(bidirectional: bool) -> None:
         )
 
 
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def file(name: str, value: Any, method: str) -> Any:
+    """A path as text, or a binary file with that method as it is."""
+    if isinstance(value, (str, os.PathLike)):
+        path = os.fspath(value)
+        if isinstance(path, str):
+            return path
+    elif hasattr(value, method) and not hasattr(value, "encoding"):  # which text files have
+        return value
+    raise TypeError(f"{name}: needs a path or a binary file, got {text(value)}")
+
+
 # -- optimizers ------------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +484,17 @@ def writeable(name: str, value: Any) -> np.ndarray:
     if not value.flags.writeable:
         raise ValueError(f"{name}: needs a writeable array, got a read-only one")
     return value
+
+
+def several(name: str, value: Any) -> list[np.ndarray]:
+    """One array of floats that can be updated in place, or several."""
+    if isinstance(value, np.ndarray):
+        return [writeable(name, value)]
+    try:
+        arrays = iter(value)
+    except TypeError:
+        raise TypeError(f"{name}: needs an array of float32 or float64, or several, got {text(value)}") from None
+    return [writeable(name, array) for array in arrays]
 
 
 def alike(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:
@@ -468,6 +511,5 @@ def betas(name: str, value: Any) -> tuple[float, float]:
     """Two decay rates below 1."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name}: needs a pair of numbers, got {text(value)}")
-    below_one = np.nextafter(1, 0)
-    first, second = (real(f"{name}[{k}]", beta, 0, below_one) for k, beta in enumerate(value))
+    first, second = (real(f"{name}[{k}]", beta, 0, 1, open_high=True) for k, beta in enumerate(value))
     return first, second

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
 Places = list[tuple[str, slice, tuple[int, ...]]]
 FIXED = {"cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "dtype"}
-FIXED |= {"nonlinearity", "reset_after"}  # what a layer's parameters, and how kernels read them, follow from
+FIXED |= {"nonlinearity", "reset_after", "batch_first"}  # what parameters, and how arrays are read, follow from
 
 
 def layout(
@@ -62,6 +62,7 @@ class Views(Mapping[str, np.ndarray]):
     """Names of views into one flat array. Assigning to a name writes the values into that array."""
 
     def __init__(self, flat: np.ndarray, places: Places) -> None:
+        self._made_of = flat, places
         self._views = {name: flat[place].reshape(shape) for name, place, shape in places}
 
     def of(self, cells: list[tuple[str, ...]]) -> list[tuple]:
@@ -80,6 +81,9 @@ class Views(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def __reduce__(self) -> tuple:
+        return Views, self._made_of  # made anew: views would be copied to arrays of their own
 
     def __repr__(self) -> str:
         return f"Views({', '.join(f'{name} {view.shape}' for name, view in self.items())})"

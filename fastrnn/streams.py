@@ -6,7 +6,7 @@ B batch, I input size, H hidden size, P size of h (H, or proj_size), L layers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -20,7 +20,28 @@ class Stream:
     """A layer of one direction, fed step by step; in the compiled kernels with the same bits as the whole at once.
 
     Made by ``layer.stream(batch_size)`` or ``frozen.stream(batch_size)``. A stream packs the weights once: it sees them
-    as they were when it was made or last ``reset()``. It belongs to one thread at a time.
+    as they were when it was made or last ``reset()``. It belongs to one thread at a time, and is neither copied nor
+    pickled: a second one from the same layer takes its ``state``.
+
+    Parameters
+    ----------
+    layer : RNN, LSTM or GRU
+        Not bidirectional.
+    batch_size : int
+        B >= 1, the number of sequences.
+
+    Attributes
+    ----------
+    state : ndarray, shape (L, B, P), or for an LSTM (h, c) with c of shape (L, B, H); of the layer's dtype
+        The state after the last step. Reading it makes new arrays. Assigning checks, then copies; None stands for
+        zeros, and with a batch of one the axis B may be missing, as in the state of an unbatched call.
+    batch_size : int
+        As given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a ``batch_size`` that is no integer >= 1 or beyond all memory, or a bidirectional layer.
 
     Examples
     --------
@@ -46,13 +67,13 @@ class Stream:
 
         Parameters
         ----------
-        x : ndarray, shape (B, I), or (I,) for a batch of one
-        out : ndarray, shape (B, P), or (P,) where x is (I,); or None
+        x : ndarray of the layer's dtype, shape (B, I), or (I,) for a batch of one
+        out : ndarray of the layer's dtype, shape (B, P), or (P,) where x is (I,); or None
             C-contiguous, to write the result into; may be ``x``.
 
         Returns
         -------
-        ndarray, shape (B, P) or (P,)
+        ndarray of the layer's dtype, shape (B, P) or (P,)
             The last layer's hidden state after this step: ``out``, or a new array.
 
         Raises
@@ -74,11 +95,7 @@ class Stream:
 
     @property
     def state(self) -> Any:
-        """The state after the last step: h, shape (L, B, P), or for an LSTM (h, c) with c (L, B, H).
-
-        Reading makes new arrays. Assigning checks, then copies; None stands for zeros, and with a batch of one the axis
-        B may be missing, as in the state of an unbatched call.
-        """
+        """The state after the last step: see the class."""
         h, c = self._stepper.state()
         return h if c is None else (h, c)
 
@@ -87,7 +104,18 @@ class Stream:
         self._stepper.assign(*self._checked(value))
 
     def reset(self, state: Any = None) -> None:
-        """Start anew from ``state`` (None: zeros), with the layer's weights as they are now."""
+        """Start anew, with the layer's weights as they are now.
+
+        Parameters
+        ----------
+        state : ndarray, shape (L, B, P), or for an LSTM (h, c) with c of shape (L, B, H); None for zeros
+            Of the layer's dtype; copied. With a batch of one the axis B may be missing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a state of the wrong kind, dtype or shape; the stream is then unchanged.
+        """
         h, c = self._checked(state)
         layer = self._layer
         stepper = config.backend().Stepper(layer.cell, layer.variant, layer._weights, self.batch_size)
@@ -96,6 +124,10 @@ class Stream:
 
     def _checked(self, state: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
         return self._layer._state("state", state, self.batch_size)
+
+    def __reduce__(self) -> NoReturn:
+        again = f"other = layer.stream({self.batch_size}); other.state = stream.state"
+        raise TypeError(f"stream: needs a second one in place of a copy or pickle: {again}")
 
     def __repr__(self) -> str:
         return f"Stream({self._layer!r}, batch_size={self.batch_size})"

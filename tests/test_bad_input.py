@@ -305,6 +305,7 @@ OPTIONS = [
     (GRU, "dropout", -0.1, ValueError, "needs a finite number >= 0 and <= 1, got -0.1"),
     (LSTM, "dropout", np.inf, ValueError, "needs a finite number >= 0 and <= 1, got inf"),
     (LSTM, "dropout", 10**400, ValueError, "needs a finite number >= 0 and <= 1, got inf"),
+    (GRU, "dropout", 1 + 1e-9, ValueError, "needs a finite number >= 0 and <= 1, got 1.000000001"),
     (RNN, "dropout", True, TypeError, "needs a number, got True"),
     (RNN, "dropout", "0.5", TypeError, "needs a number, got '0.5'"),
     (GRU, "dropout", 0.5j, TypeError, "needs a number, got 0.5j"),
@@ -585,7 +586,25 @@ def test_a_bad_number_of_threads(n, error, message):
     assert fastrnn.get_num_threads() == before
 
 
-@pytest.mark.parametrize("name, value", [("hidden_size", 99), ("input_size", 1), ("proj_size", 2), ("cell", "lstm")])
+class Unshown:
+    def __repr__(self):
+        raise RuntimeError("not today")
+
+
+def test_what_cannot_be_written_out_is_refused_by_name():
+    huge = 10**5000
+    refused(ValueError, "input_size: needs an integer >= 1, got about -2**16609", LSTM, -huge, H)
+    refused(ValueError, "proj_size: needs an integer in 0..about 2**16609, got -1", LSTM, I, huge, proj_size=-1)
+    refused(ValueError, "dropout: needs a finite number >= 0 and <= 1, got -inf", LSTM, I, H, dropout=-huge)
+    refused(ValueError, "batch_size: needs fewer than 2**62 bytes of states, got about 2", GRU(I, H).stream, huge)
+    refused(ValueError, "n: needs an integer in 1..64, got about 2**16609", fastrnn.set_num_threads, huge)
+    refused(TypeError, "bias: needs True or False, got list that cannot be shown", LSTM, I, H, bias=[huge])
+    refused(TypeError, "bias: needs True or False, got Unshown that cannot be shown", LSTM, I, H, bias=Unshown())
+
+
+@pytest.mark.parametrize(
+    "name, value", [("hidden_size", 99), ("input_size", 1), ("proj_size", 2), ("cell", "lstm"), ("batch_first", True)]
+)
 def test_what_fixes_the_shapes_of_the_weights_stays(name, value):
     layer = fastrnn.GRU(3, 5, seed=0)
     before = getattr(layer, name)

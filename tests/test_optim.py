@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -79,6 +81,26 @@ def test_the_learning_rate_may_change():
     assert params[0] == -1.25
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "bad", "message"),
+    [
+        (SGD, "lr", "x", "lr: needs a number, got 'x'"),
+        (Adam, "lr", -1, "lr: needs a finite number >= 0, got -1"),
+        (SGD, "momentum", 2, "momentum: needs a finite number >= 0 and <= 1, got 2"),
+        (Adam, "betas", (0.9, 1), r"betas\[1\]: needs a finite number >= 0 and < 1, got 1"),
+        (Adam, "eps", None, "eps: needs a number, got None"),
+    ],
+)
+def test_an_option_is_checked_when_it_is_set(make, name, bad, message):
+    changed, other = make(np.ones(3), 0.1), make(np.ones(3), 0.1)
+    with pytest.raises((TypeError, ValueError), match=message):
+        setattr(changed, name, bad)
+    for optimizer in (changed, other):
+        optimizer.step(np.ones(3))
+        optimizer.step(np.ones(3))
+    assert np.array_equal(changed.params, other.params)
+
+
 def test_parameters_of_any_shape():
     params = np.ones((2, 3), np.float32)
     Adam(params[:, ::2]).step(np.ones((2, 2), np.float32))
@@ -108,11 +130,32 @@ def test_norms_are_summed_in_double_precision():
     np.testing.assert_allclose(np.linalg.norm(grads), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "max_norm"), [(1e200, 1.0), (1e-170, 1e-200), (1e-320, 1e-322), (5e-324, 1.0)])
+def test_clipping_works_where_squares_leave_the_range_of_numbers(size, max_norm):
+    grads = np.full(4, size)
+    np.testing.assert_allclose(clip_grad_norm(grads, max_norm), 2 * size, rtol=1e-15)
+    np.testing.assert_allclose(grads, min(size, max_norm / 2), rtol=1e-15, atol=5e-324)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_norm_that_is_not_finite_leaves_the_gradients(bad):
     grads = np.array([3.0, bad])
     assert not math.isfinite(clip_grad_norm(grads, 1))
     assert grads[0] == 3
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda grads: pickle.loads(pickle.dumps(grads))], ids=["deepcopy", "pickle"]
+)
+def test_clipping_copied_gradients_reaches_their_params(copied):
+    layer = GRU(3, 4, seed=0)
+    out, _, tape = layer.forward(np.ones((5, 2, 3), np.float32))
+    grads = layer.backward(tape, out)
+    twin, before = copied(grads), grads.flat.copy()
+    clip_grad_norm(twin.flat, 1e-3)
+    assert list(twin.params) == list(grads.params)
+    assert np.array_equal(np.concatenate([array.ravel() for array in twin.params.values()]), twin.flat)
+    assert not np.array_equal(twin.flat, before) and np.array_equal(grads.flat, before)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -139,11 +182,13 @@ read_only.flags.writeable = False
         (
             lambda: Adam(np.ones(3), betas=(0.9, 1.0)),
             ValueError,
-            r"betas\[1\]: needs a finite number >= 0 and <= 1, got 1",
+            r"betas\[1\]: needs a finite number >= 0 and < 1, got 1",
         ),
         (lambda: Adam(np.ones(3), eps=-1e-8), ValueError, "eps: needs a finite number >= 0, got -1e-08"),
         (lambda: clip_grad_norm(np.ones(3), 0), ValueError, "max_norm: needs a finite number > 0, got 0"),
         (lambda: clip_grad_norm([[1.0]], 1), TypeError, "grads: needs an array of float32 or float64"),
+        (lambda: clip_grad_norm(5, 1), TypeError, "grads: needs an array of float32 or float64, or several, got 5"),
+        (lambda: clip_grad_norm(None, 1), TypeError, "grads: needs an array of .*, or several, got None"),
         (lambda: clip_grad_norm(read_only, 1), ValueError, "grads: needs a writeable array"),
     ],
 )

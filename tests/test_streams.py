@@ -198,6 +198,19 @@ def test_reset_starts_from_a_state():
     assert not any(part.any() for part in stream.state)
 
 
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_stream_is_made_again_not_copied(way):
+    layer, x = make("lstm"), sequence(2)
+    stream = layer.stream(2)
+    stream(x[0])
+    with pytest.raises(TypeError, match="needs a second one in place of a copy or pickle: other = layer") as caught:
+        way(stream)
+    names = {"layer": layer, "stream": stream}
+    exec(str(caught.value).split("pickle: ")[1], names)
+    for x_t in x[1:]:
+        assert np.array_equal(names["other"](x_t), stream(x_t))
+
+
 def test_repr():
     assert repr(make("gru").stream(2)) == "Stream(GRU(3, 5, num_layers=2), batch_size=2)"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * apart.c - the cells apart from their products, with peepholes and a clip: against their formulas in long double, and to
- * the bit against themselves row by row, beside a row of NaN, on another instruction set, and against the fused steps. */
+ * apart.c - the cells apart from their products, with peepholes and a clip: against their formulas in long double, and
+ * to the bit against themselves row by row, beside a row of NaN, on another instruction set, and against the fused
+ * steps. */
 #define _GNU_SOURCE
 #include "fence.h"
 
