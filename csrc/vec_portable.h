@@ -6,7 +6,7 @@
  *   max, min(a, b)     the larger, the smaller; b where either is NaN, so that max(limit, x) passes a NaN x on
  *   part(p, n)         the n lanes at p, 0 <= n < VL, zeros behind; reads nothing past them
  *   put_part(p, v, n)  the reverse
- *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (82 -> 112 GFLOP/s)
+ *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (a third less speed)
  *   FRNN_TILE_ROWS(V)  rows of a tile V vectors wide: as many as the registers hold
  *   FRNN_PAIRED(V, K)  whether two panels of a lone row, V vectors wide and K deep, are worth taking together
  */
