@@ -28,7 +28,7 @@ dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
 transform = torch._C._functorch.peek_interpreter_stack
 frames_are_compiled = torch._C._dynamo.eval_frame.get_eval_frame_callback
-hooks = torch._C._autograd._top_saved_tensors_default_hooks
+hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)  # not before 2.8: none known
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # a subclass may mean anything
