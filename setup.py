@@ -72,7 +72,7 @@ setup(
             extension("_rnn", flags=SMALL),
             extension("_lstm", flags=SMALL),
             extension("_gru", flags=SMALL),
-            extension("_stepper"),
+            extension("_stepper", flags=SMALL),
         ],
         compiler_directives={
             "language_level": 3,
