@@ -1,20 +1,102 @@
 # SPDX-License-Identifier: MIT
 """A recurrent layer under a dense head, and how both learn: what stands behind the estimators of ``sklearn.py``.
 
+``check`` knows the settings, ``Lent`` the threads, ``Network`` the arithmetic, ``Learner`` the epochs.
+
 n sequences, S steps of all of them, T time steps, B batch, H hidden size, D directions, N rows that the head reads,
 F = D*H features, K outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from . import _check, config
 from ._sequences import Batch, Sequences
-from .layers import Layer
+from .layers import GRU, LSTM, RNN, Layer
 from .optim import Adam, clip_grad_norm
+
+CELLS: dict[str, Callable[..., Layer]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+COUNTS = ("hidden_size", "num_layers", "batch_size", "max_epochs", "n_iter_no_change")
+FLAGS = ("bidirectional", "early_stopping", "per_step")
+
+
+def check(name: str, value: Any) -> None:
+    """Refuse what is no such setting of a network or of its training; any other name passes."""
+    if name == "cell":
+        _check.choice(name, value, tuple(CELLS))
+    elif name in COUNTS:
+        _check.integer(name, value, 1)
+    elif name in FLAGS:
+        _check.flag(name, value)
+    elif name == "dropout":
+        _check.real(name, value, 0, 1)
+    elif name == "lr" or (name == "clip_norm" and value is not None):
+        _check.real(name, value, 0, open_low=True)
+    elif name == "validation_fraction":
+        _check.real(name, value, 0, 1, open_low=True, open_high=True)
+    elif name == "n_jobs" and value is not None and _check.integer(name, value, -config.MOST_THREADS) == 0:
+        raise ValueError("n_jobs: needs an integer other than 0 or None, got 0")
+
+
+# -- threads ---------------------------------------------------------------------------------------------------------
+
+
+class Lent:
+    """A setting of the whole process, lent for a while: the last of those who have it at a time puts it back."""
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        self.read, self.write, self.lock, self.users = read, write, Lock(), 0
+
+    @contextmanager
+    def __call__(self, value: Any) -> Iterator[None]:
+        with self.lock:
+            if not self.users:
+                self.before = self.read()
+            self.write(value)
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    self.write(self.before)
+
+
+@cache
+def blas() -> list[Any]:
+    """The BLAS libraries in use; found once, since it takes 2 ms. Imported late: ``sklearn.py`` says how to get it."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+def set_blas_threads(counts: list[int]) -> None:
+    """One number for each library."""
+    for library, count in zip(blas(), counts, strict=True):
+        library.set_num_threads(count)
+
+
+lend_threads = Lent(config.get_num_threads, config.set_num_threads)
+_lend_blas = Lent(lambda: [library.get_num_threads() for library in blas()], set_blas_threads)
+
+
+def one_blas_thread() -> Any:
+    """While a network learns, for the bits of ``Dense.backward``.
+
+    By einsum, which is no BLAS, an epoch with 60 classes per step takes 1.3 to 2 times as long.
+    """
+    return _lend_blas([1] * len(blas()))
+
+
+# -- the network -----------------------------------------------------------------------------------------------------
 
 
 class Dense:
@@ -46,7 +128,7 @@ class Dense:
         return np.einsum("nf,kf->nk", h, self.weight) + self.bias
 
     def backward(self, h: np.ndarray, grad_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The gradients of h and of ``flat``."""
+        """The gradients of h and of ``flat``; their bits depend on BLAS's threads: see ``one_blas_thread``."""
         return grad_z @ self.weight, np.concatenate([(grad_z.T @ h).ravel(), grad_z.sum(axis=0)])
 
 
@@ -115,6 +197,10 @@ class Network:
             optimizer.step(grad)
         return loss
 
+    def finite(self) -> bool:
+        """Whether all parameters still are."""
+        return all(bool(np.isfinite(array).all()) for array in self.params)
+
     def outputs(self, data: Sequences, rows: np.ndarray, size: int) -> np.ndarray:
         """z, shape (n, K) or (S, K); what belongs to other rows is undefined."""
         z = np.empty((len(data.steps if self.per_step else data.lengths), self.head.outputs), np.float32)
@@ -152,6 +238,18 @@ class Network:
         return h * keep, keep
 
 
+# -- its epochs ------------------------------------------------------------------------------------------------------
+
+
+def progress_bar() -> Any:
+    """The class of tqdm's."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as problem:
+        raise ImportError('verbose: needs tqdm: pip install "fastrnn[sklearn]"') from problem
+    return tqdm
+
+
 class Best:
     """The parameters of the epoch with the lowest validation loss so far."""
 
@@ -171,3 +269,62 @@ class Best:
         """Write the best parameters back."""
         for array, copy in zip(self.params, self.copies, strict=True):
             array[...] = copy
+
+
+class Learner:
+    """The epochs of an estimator, which has the settings that ``check`` knows."""
+
+    network_: Network
+    n_iter_: int
+    loss_curve_: list[float]
+    validation_loss_curve_: list[float]
+    _metric: Callable[..., float]  # of targets and predictions
+    _decided: Callable[..., np.ndarray]  # what ``_metric`` compares, of z
+    _threads: Callable[[], int]
+    get_params: Callable[..., dict[str, Any]]
+
+    def _check_params(self) -> None:
+        for name, value in self.get_params(deep=False).items():
+            check(name, value)
+        if self.verbose:
+            progress_bar()
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Threads to learn with; where it fails, for any reason, the attributes are put back."""
+        before = dict(vars(self))
+        try:
+            with one_blas_thread(), lend_threads(self._threads()):
+                yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    def _train(self, data: Sequences, targets: np.ndarray, rows: np.ndarray, held_out: np.ndarray) -> None:
+        network, best = self.network_, Best(self.network_.params)
+        judged = held_out if self.early_stopping else rows
+        at = data.places(judged, self.per_step)
+        epochs: Any = range(self.max_epochs)
+        if self.verbose:
+            epochs = progress_bar()(epochs, desc=type(self).__name__, unit="epoch")
+        for epoch in epochs:
+            loss = self._epoch(data, targets, rows, self.lr * (1 - epoch / self.max_epochs))
+            if self.early_stopping or self.verbose:
+                z = network.outputs(data, judged, self.batch_size)[at]
+            if self.verbose:
+                epochs.set_postfix(loss=f"{loss:.4f}", score=f"{self._metric(targets[at], self._decided(z)):.4f}")
+            if self.early_stopping:
+                self.validation_loss_curve_.append(network.loss(z, targets[at])[0])
+                if best.note(self.validation_loss_curve_[-1]) == self.n_iter_no_change:
+                    break
+        if self.early_stopping:
+            best.restore()
+
+    def _epoch(self, data: Sequences, targets: np.ndarray, rows: np.ndarray, lr: float) -> float:
+        loss = self.network_.epoch(data, targets, rows, self.batch_size, lr, self.clip_norm)
+        self.n_iter_ += 1
+        self.loss_curve_.append(loss)
+        if not (np.isfinite(loss) and self.network_.finite()):
+            what = "not all weights are finite" if np.isfinite(loss) else f"the loss is {loss}"
+            raise ValueError(f"lr: needs a smaller rate, got {self.lr}: after {self.n_iter_} epochs {what}")
+        return loss

@@ -57,11 +57,24 @@ class Sequences:
             if part.shape[1:] != parts[0].shape[1:]:
                 first, rest = f"{name}[0]", parts[0].shape[1:]
                 raise ValueError(f"{name}[{k}]: needs shape (T, ...) with ... = {rest} like {first}, got {part.shape}")
-        return cls(np.concatenate(parts), np.array([len(part) for part in parts]), together=False)
+        try:
+            steps = np.concatenate(parts)
+        except TypeError as problem:
+            raise TypeError(f"{name}: needs arrays of one kind, got several ({problem})") from None
+        return cls(steps, np.array([len(part) for part in parts]), together=False)
+
+    def features(self, name: str) -> np.ndarray:
+        """The steps, shape (S, I), of sequences of shape (T, I) or (T,)."""
+        no_dates(name, self.steps)
+        if not self.lengths.all():
+            raise ValueError(f"{name}[{self.lengths.argmin()}]: needs at least one step, got none")
+        if self.steps.ndim > 2:
+            raise ValueError(f"{name}: needs sequences of shape (T, I) or (T,), got {self.steps.ndim} axes each")
+        return self.steps if self.steps.ndim == 2 else self.steps[:, np.newaxis]
 
     def scaled(self, mean: np.ndarray, scale: np.ndarray) -> Sequences:
-        """The same, standardised, in float32."""
-        return Sequences(((self.steps - mean) / scale).astype(np.float32), self.lengths, self.together)
+        """X, standardised, in float32."""
+        return Sequences(standardised("X", self.steps, mean, scale), self.lengths, self.together)
 
     def steps_of(self, name: str, value: Any) -> np.ndarray:
         """Something else for every step, laid end to end, too."""
@@ -114,8 +127,51 @@ def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return np.array_split(rows, -(-len(rows) // size))
 
 
-def moments(values: np.ndarray) -> tuple[Any, Any]:
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def unmasked(name: str, value: Any) -> None:
+    """Refuse a masked array, or a list with one, in the core's words: NumPy would drop the mask and say nothing."""
+    parts = enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for called, part in ((name, value), *((f"{name}[{k}]", part) for k, part in parts)):
+        if isinstance(part, np.ma.MaskedArray):
+            _check.plain(called, part, "a plain array")
+
+
+def no_dates(name: str, value: Any) -> None:
+    """Refuse dates and time spans, which NumPy would turn into numbers of some unit."""
+    found = getattr(value, "dtype", None)
+    if getattr(found, "kind", None) in ("m", "M"):
+        raise TypeError(f"{name}: needs numbers, got dtype {found}")
+
+
+def moments(name: str, values: np.ndarray) -> tuple[Any, Any]:
     """Mean and standard deviation along the first axis, in float64; 1 for the deviation of what does not vary."""
-    mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+        raise ValueError(f"{name}: needs numbers whose mean and deviation are finite, got {largest(values)}")
     constant = (values.min(axis=0) == values.max(axis=0)) | (scale == 0)  # rounding may leave it a deviation
     return mean, np.where(constant, 1.0, scale)
+
+
+def standardised(name: str, values: np.ndarray, mean: Any, scale: Any) -> np.ndarray:
+    """``(values - mean) / scale`` in float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = ((values - mean) / scale).astype(np.float32)
+    if not np.isfinite(result).all():
+        raise ValueError(f"{name}: needs numbers that float32 holds once standardised, got {largest(values)}")
+    return result
+
+
+def largest(values: np.ndarray) -> str:
+    """For a message: how large these are."""
+    return f"magnitudes up to {np.abs(values).max():g}"
+
+
+def sorted_labels(name: str, labels: Any) -> np.ndarray:
+    """Each label once, in order."""
+    try:
+        return np.unique(labels)
+    except TypeError as problem:
+        raise TypeError(f"{name}: needs labels of one kind, which can be sorted, got several ({problem})") from None

@@ -8,16 +8,15 @@ n sequences, S steps of all of them, T time steps, I input size, K classes or ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import _check, config
-from ._network import Best, Network, cross_entropy, softmax, squared_error
-from ._sequences import Sequences, moments, separate
-from .layers import GRU, LSTM, RNN, Layer
+from ._network import CELLS, Learner, Network, check, cross_entropy, lend_threads, softmax, squared_error
+from ._sequences import Sequences, moments, no_dates, separate, sorted_labels, standardised, unmasked
 
 try:
     from joblib import effective_n_jobs
@@ -32,31 +31,10 @@ except ModuleNotFoundError as problem:
 
 __all__ = ["SequenceClassifier", "SequenceRegressor"]
 
-CELLS: dict[str, Callable[..., Layer]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 FLOATS = (np.float64, np.float32)
 
 
-@contextmanager
-def threads(n_jobs: int | None) -> Iterator[None]:
-    """So many of fastrnn's threads for a while."""
-    before = config.get_num_threads()
-    config.set_num_threads(min(effective_n_jobs(n_jobs), config.MOST_THREADS))
-    try:
-        yield
-    finally:
-        config.set_num_threads(before)
-
-
-def progress_bar() -> Any:
-    """The class of tqdm's."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as problem:
-        raise ImportError('verbose: needs tqdm: pip install "fastrnn[sklearn]"') from problem
-    return tqdm
-
-
-class SequenceEstimator(BaseEstimator):
+class SequenceEstimator(Learner, BaseEstimator):
     """What ``SequenceClassifier`` and ``SequenceRegressor`` have in common.
 
     A recurrent network reads each sequence; a dense layer predicts from its final states or, with ``per_step``, from
@@ -112,7 +90,8 @@ class SequenceEstimator(BaseEstimator):
     mean_, scale_ : ndarray, shape (I,), float64
         Of the features, over all steps.
     network_ : Network
-        ``network_.layer`` is fastrnn's RNN, LSTM or GRU, ``network_.head`` the dense layer.
+        ``network_.layer`` is fastrnn's RNN, LSTM or GRU, ``network_.head`` the dense layer. ``fit`` makes a new one,
+        ``partial_fit`` a copy that has learned more.
     n_iter_ : int
         Epochs run.
     loss_curve_, validation_loss_curve_ : list of float
@@ -120,7 +99,6 @@ class SequenceEstimator(BaseEstimator):
     """
 
     _loss: Callable[..., Any]  # of a network's outputs and encoded targets
-    _metric: Callable[..., float]  # of targets and predictions
 
     def __init__(
         self,
@@ -167,7 +145,11 @@ class SequenceEstimator(BaseEstimator):
         Parameters
         ----------
         X : n arrays, shapes (T, I) or (T,), in a list or vector; or one array, shape (n, T, I) or (n, T)
-        y : array, shape (n,), of a regressor also (n, K); with ``per_step`` n of shapes (T,) or (T, K), or (n, T, ...)
+        y : array, or n arrays in a list or vector
+            - Of a classifier labels, shape (n,).
+            - Of a regressor numbers, shape (n,) or (n, K).
+            - With ``per_step`` such for each step: n arrays, shapes (T,) or, of a regressor, (T, K); or one array,
+              shape (n, T) or (n, T, K).
 
         Returns
         -------
@@ -176,15 +158,15 @@ class SequenceEstimator(BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            Naming the argument; what was learned before is then unchanged.
+            Naming the argument. Whatever is raised, the estimator is then as it was before.
         """
         self._check_params()
         data = self._sequences(X)
         targets = self._targets(y, data)
         rng = self._generator()
         rows, held_out = self._parts(targets, data, rng)
-        self._start(data, targets, rng)
-        with threads(self.n_jobs):
+        with self._learning():
+            self._start(data, targets, rng)
             self._train(data.scaled(self.mean_, self.scale_), self._encoded(targets), rows, held_out)
         return self
 
@@ -196,17 +178,19 @@ class SequenceEstimator(BaseEstimator):
             raise ValueError(f"per_step: needs {self.network_.per_step} as in the first call, got {self.per_step}")
         data = self._sequences(X, self.n_features_in_ if started else None)
         targets = self._targets(y, data, known)
-        if not started:
-            self._start(data, targets if known is None else known, self._generator())
-        rows = np.arange(len(data.lengths))
-        with threads(self.n_jobs):
+        with self._learning():
+            if started:
+                self.network_, self.loss_curve_ = copy.deepcopy((self.network_, self.loss_curve_))
+            else:
+                self._start(data, targets if known is None else known, self._generator())
+            rows = np.arange(len(data.lengths))
             self._epoch(data.scaled(self.mean_, self.scale_), self._encoded(targets), rows, self.lr)
         return self
 
     def _start(self, data: Sequences, known: np.ndarray, rng: np.random.Generator) -> None:
         """Set the attributes from the first data; ``known`` is what the targets are taken from."""
         self.n_features_in_ = data.steps.shape[1]
-        self.mean_, self.scale_ = moments(data.steps)
+        self.mean_, self.scale_ = moments("X", data.steps)
         outputs = self._know(known)
         layer = CELLS[self.cell](
             self.n_features_in_,
@@ -218,36 +202,7 @@ class SequenceEstimator(BaseEstimator):
         )
         self.network_ = Network(layer, outputs, self._loss, self.per_step)
         self.n_iter_ = 0
-        self.loss_curve_: list[float] = []
-        self.validation_loss_curve_: list[float] = []
-
-    def _train(self, data: Sequences, targets: np.ndarray, rows: np.ndarray, held_out: np.ndarray) -> None:
-        network, best = self.network_, Best(self.network_.params)
-        judged = held_out if self.early_stopping else rows
-        at = data.places(judged, self.per_step)
-        epochs: Any = range(self.max_epochs)
-        if self.verbose:
-            epochs = progress_bar()(epochs, desc=type(self).__name__, unit="epoch")
-        for epoch in epochs:
-            loss = self._epoch(data, targets, rows, self.lr * (1 - epoch / self.max_epochs))
-            if self.early_stopping or self.verbose:
-                z = network.outputs(data, judged, self.batch_size)[at]
-            if self.verbose:
-                epochs.set_postfix(loss=f"{loss:.4f}", score=f"{self._metric(targets[at], self._decided(z)):.4f}")
-            if self.early_stopping:
-                self.validation_loss_curve_.append(self._loss(z, targets[at])[0])
-                if best.note(self.validation_loss_curve_[-1]) == self.n_iter_no_change:
-                    break
-        if self.early_stopping:
-            best.restore()
-
-    def _epoch(self, data: Sequences, targets: np.ndarray, rows: np.ndarray, lr: float) -> float:
-        loss = self.network_.epoch(data, targets, rows, self.batch_size, lr, self.clip_norm)
-        self.n_iter_ += 1
-        self.loss_curve_.append(loss)
-        if not np.isfinite(loss):
-            raise ValueError(f"lr: needs a smaller rate, got {self.lr}: after {self.n_iter_} epochs the loss is {loss}")
-        return loss
+        self.loss_curve_, self.validation_loss_curve_ = [], []
 
     def _parts(self, targets: np.ndarray, data: Sequences, rng: np.random.Generator) -> Any:
         """The rows to learn from and those held out."""
@@ -259,15 +214,25 @@ class SequenceEstimator(BaseEstimator):
         return train_test_split(rows, test_size=self.validation_fraction, random_state=seed, stratify=classes)
 
     def _generator(self) -> np.random.Generator:
-        return np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
+        try:
+            state = check_random_state(self.random_state)
+        except ValueError:
+            wanted, found = "an int in 0..2**32 - 1, a RandomState or None", _check.text(self.random_state)
+            raise ValueError(f"random_state: needs {wanted}, got {found}") from None
+        return np.random.default_rng(state.randint(2**31 - 1))
+
+    def _threads(self) -> int:
+        return min(effective_n_jobs(self.n_jobs), config.MOST_THREADS)
 
     # -- predicting --
 
     def _outputs(self, X: Any) -> tuple[np.ndarray, Sequences]:
         """z, shape (n, K) or (S, K), and the sequences it is of."""
         check_is_fitted(self, "network_")
+        for name in ("batch_size", "n_jobs"):
+            check(name, getattr(self, name))
         data = self._sequences(X, self.n_features_in_).scaled(self.mean_, self.scale_)
-        with threads(self.n_jobs):
+        with lend_threads(self._threads()):
             return self.network_.outputs(data, np.arange(len(data.lengths)), self.batch_size), data
 
     def _shown(self, values: np.ndarray, data: Sequences) -> Any:
@@ -282,59 +247,50 @@ class SequenceEstimator(BaseEstimator):
         X, y
             As for ``fit``.
         sample_weight : array, shape (n,), or None
+            With ``per_step`` a sequence's weight is that of each of its steps.
 
         Returns
         -------
         float
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument; before ``fit`` scikit-learn's ``NotFittedError``, a ValueError.
         """
-        found = self.predict(X)
-        if self.network_.per_step:
-            truth = Sequences.of("y", y)
-            y, found = truth.steps, np.concatenate(found)
-            if sample_weight is not None:
-                sample_weight = np.repeat(sample_weight, truth.lengths)
-        return self._metric(y, found, sample_weight=sample_weight)
+        z, data = self._outputs(X)
+        per_step, n = self.network_.per_step, len(data.lengths)
+        y = self._targets(y, data, per_step=per_step)
+        if sample_weight is not None:
+            unmasked("sample_weight", sample_weight)
+            weight = check_array(sample_weight, dtype=FLOATS, ensure_2d=False, input_name="sample_weight")
+            weight = _check.shaped("sample_weight", weight, "(n,)", (n,))
+            sample_weight = np.repeat(weight, data.lengths) if per_step else weight
+        return self._metric(y, self._predicted(z), sample_weight=sample_weight)
 
     # -- arguments --
-
-    def _check_params(self) -> None:
-        _check.choice("cell", self.cell, tuple(CELLS))
-        for name in ("hidden_size", "num_layers", "batch_size", "max_epochs", "n_iter_no_change"):
-            _check.integer(name, getattr(self, name), 1)
-        for name in ("bidirectional", "early_stopping", "per_step"):
-            _check.flag(name, getattr(self, name))
-        _check.real("dropout", self.dropout, 0, 1)
-        _check.real("lr", self.lr, 0, open_low=True)
-        _check.real("validation_fraction", self.validation_fraction, 0, np.nextafter(1, 0), open_low=True)
-        if self.clip_norm is not None:
-            _check.real("clip_norm", self.clip_norm, 0, open_low=True)
-        if self.n_jobs is not None and _check.integer("n_jobs", self.n_jobs, -config.MOST_THREADS) == 0:
-            raise ValueError("n_jobs: needs an integer other than 0 or None, got 0")
-        if self.verbose:
-            progress_bar()
 
     def _sequences(self, X: Any, features: int | None = None) -> Sequences:
         """X, its steps (S, I) numbers that are finite."""
         if not separate(X):
+            unmasked("X", X)
+            no_dates("X", X)  # before they become numbers
             X = check_array(X, dtype=FLOATS, allow_nd=True, input_name="X", estimator=self)
         data = Sequences.of("X", X)
-        if not data.lengths.all():
-            raise ValueError(f"X[{data.lengths.argmin()}]: needs at least one step, got none")
-        if data.steps.ndim > 2:
-            raise ValueError(f"X: needs sequences of shape (T, I) or (T,), got {data.steps.ndim} axes each")
-        steps = data.steps if data.steps.ndim == 2 else data.steps[:, np.newaxis]
+        steps = data.features("X")
         data.steps = check_array(steps, dtype=FLOATS, input_name="X", estimator=self)
         if features not in (None, steps.shape[1]):  # in the words that scikit-learn's own checks look for
             name, found = type(self).__name__, steps.shape[1]
             raise ValueError(f"X has {found} features, but {name} is expecting {features} features as input, each step")
         return data
 
-    def _joined(self, y: Any, data: Sequences) -> Any:
+    def _joined(self, y: Any, data: Sequences, per_step: bool | None) -> Any:
         """A target for each sequence, or for each step, along one axis; no more is known about it yet."""
         if y is None:
             raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
-        if self.per_step:
+        if self.per_step if per_step is None else per_step:
             return data.steps_of("y", y)
+        unmasked("y", y)
         check_consistent_length(data.lengths, y)
         return y
 
@@ -389,14 +345,20 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         Returns
         -------
         The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument. Whatever is raised, the estimator is then as it was before.
         """
+        known = None if classes is None else sorted_labels("classes", classes)
         if hasattr(self, "network_"):
-            if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            if known is not None and not np.array_equal(known, self.classes_):
                 raise ValueError(f"classes: needs those of the first call, {self.classes_}, or None, got {classes}")
-            return self._learn_once(X, y, self.classes_)
-        if classes is None:
+            known = self.classes_
+        if known is None:
             raise ValueError("classes: needs all labels in the first call of partial_fit, got None")
-        return self._learn_once(X, y, np.unique(classes))
+        return self._learn_once(X, y, known)
 
     def predict_proba(self, X: Any) -> Any:
         """The probability of each class.
@@ -410,6 +372,11 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         -------
         ndarray, shape (n, K), float64
             New. With ``per_step`` a list of (T, K), or (n, T, K) where X is one array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument; before ``fit`` scikit-learn's ``NotFittedError``, a ValueError.
         """
         z, data = self._outputs(X)
         return self._shown(softmax(z.astype(np.float64)), data)
@@ -426,16 +393,22 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         -------
         ndarray, shape (n,)
             New. With ``per_step`` a list of (T,), or (n, T) where X is one array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument; before ``fit`` scikit-learn's ``NotFittedError``, a ValueError.
         """
         z, data = self._outputs(X)
-        return self._shown(self.classes_[self._decided(z)], data)
+        return self._shown(self._predicted(z), data)
 
     score = SequenceEstimator.score  # not the mixin's
 
-    def _targets(self, y: Any, data: Sequences, known: np.ndarray | None = None) -> np.ndarray:
+    def _targets(self, y: Any, data: Sequences, known: Any = None, per_step: bool | None = None) -> np.ndarray:
         """Labels, shape (n,) or (S,)."""
-        labels = column_or_1d(self._joined(y, data), warn=True)
+        labels = column_or_1d(self._joined(y, data, per_step), warn=True)
         assert_all_finite(labels, input_name="y")
+        sorted_labels("y", labels)
         check_classification_targets(labels)
         unknown = () if known is None else np.setdiff1d(labels, known)
         if len(unknown):
@@ -448,6 +421,9 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
 
     def _encoded(self, labels: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.classes_, labels)
+
+    def _predicted(self, z: np.ndarray) -> np.ndarray:
+        return self.classes_[self._decided(z)]
 
     @staticmethod
     def _decided(z: np.ndarray) -> np.ndarray:
@@ -500,6 +476,11 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         Returns
         -------
         The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument. Whatever is raised, the estimator is then as it was before.
         """
         return self._learn_once(X, y, getattr(self, "y_mean_", None))
 
@@ -515,26 +496,35 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         -------
         ndarray, shape (n,) or (n, K), as y was, float64
             New. With ``per_step`` a list of (T,) or (T, K), or (n, T, ...) where X is one array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument; before ``fit`` scikit-learn's ``NotFittedError``, a ValueError.
         """
         z, data = self._outputs(X)
-        return self._shown(z.reshape(-1, *np.shape(self.y_mean_)) * self.y_scale_ + self.y_mean_, data)
+        return self._shown(self._predicted(z), data)
 
     score = SequenceEstimator.score  # not the mixin's
 
-    def _targets(self, y: Any, data: Sequences, known: np.ndarray | None = None) -> np.ndarray:
+    def _targets(self, y: Any, data: Sequences, known: Any = None, per_step: bool | None = None) -> np.ndarray:
         """Numbers, shape (n,), (n, K), (S,) or (S, K)."""
-        targets = check_array(self._joined(y, data), dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
+        joined = self._joined(y, data, per_step)
+        no_dates("y", np.asarray(joined[:1]) if isinstance(joined, (list, tuple)) else joined)
+        targets = check_array(joined, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
         if known is not None and targets.shape[1:] != np.shape(known):
             raise ValueError(f"y: needs targets of shape {np.shape(known)} as before, got {targets.shape[1:]}")
         return targets
 
     def _know(self, targets: np.ndarray) -> int:
-        self.y_mean_, self.y_scale_ = moments(targets)
+        self.y_mean_, self.y_scale_ = moments("y", targets)
         return int(np.size(self.y_mean_))
 
     def _encoded(self, targets: np.ndarray) -> np.ndarray:
-        scaled = (targets - self.y_mean_) / self.y_scale_
-        return scaled.reshape(len(targets), -1).astype(np.float32)
+        return standardised("y", targets, self.y_mean_, self.y_scale_).reshape(len(targets), -1)
+
+    def _predicted(self, z: np.ndarray) -> np.ndarray:
+        return z.reshape(-1, *np.shape(self.y_mean_)) * self.y_scale_ + self.y_mean_
 
     @staticmethod
     def _decided(z: np.ndarray) -> np.ndarray:

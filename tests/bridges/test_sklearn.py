@@ -16,7 +16,7 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 
 import fastrnn
-from fastrnn import sklearn as bridge
+from fastrnn import _network
 from fastrnn._network import Dense, Network, cross_entropy, softmax, squared_error
 from fastrnn._sequences import Sequences, moments
 from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
@@ -363,7 +363,7 @@ def test_the_score_shown_is_the_training_set_s(monkeypatch):
         def set_postfix(self, **figures):
             shown.append(figures)
 
-    monkeypatch.setattr(bridge, "progress_bar", lambda: Bar)
+    monkeypatch.setattr(_network, "progress_bar", lambda: Bar)
     model = quick(SequenceRegressor, verbose=True).fit(X, LAST)
     assert len(shown) == 5
     assert shown[-1] == {"loss": f"{model.loss_curve_[-1]:.4f}", "score": f"{model.score(X, LAST):.4f}"}
@@ -405,10 +405,16 @@ def test_missing_tqdm_is_named_before_any_work(monkeypatch):
         ({"max_epochs": 0}, ValueError, "max_epochs: needs an integer >= 1, got 0"),
         ({"clip_norm": 0}, ValueError, "clip_norm: needs a finite number > 0, got 0"),
         ({"early_stopping": "yes"}, TypeError, "early_stopping: needs True or False, got 'yes'"),
-        ({"validation_fraction": 1}, ValueError, "validation_fraction: needs a finite number > 0 and <= 1, got 1"),
+        ({"validation_fraction": 1}, ValueError, "validation_fraction: needs a finite number > 0 and < 1, got 1"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change: needs an integer >= 1, got 0"),
         ({"per_step": None}, TypeError, "per_step: needs True or False, got None"),
-        ({"random_state": "lucky"}, ValueError, "'lucky' cannot be used to seed"),
+        ({"random_state": "lucky"}, ValueError, r"random_state: needs an int in 0..2\*\*32 - 1, .*, got 'lucky'"),
+        ({"random_state": -1}, ValueError, "random_state: needs .*, got -1"),
+        (
+            {"random_state": np.random.default_rng(0)},
+            ValueError,
+            "random_state: needs .* a RandomState or None, got Gen",
+        ),
         ({"n_jobs": 0}, ValueError, "n_jobs: needs an integer other than 0 or None, got 0"),
         ({"n_jobs": 1.5}, TypeError, "n_jobs: needs an integer, got 1.5"),
     ],
@@ -557,7 +563,7 @@ class Recorder:
 def test_gradients_of_the_network(cell, bidirectional, per_step):
     """Along the gradient the loss rises by its squared norm."""
     data = Sequences.of("X", X[:9])
-    data = data.scaled(*moments(data.steps))
+    data = data.scaled(*moments("X", data.steps))
     layer = CELLS[cell](3, 6, 2, bidirectional=bidirectional, seed=0)
     network = Network(layer, 3, cross_entropy, per_step)
     network.optimizers = [Recorder(), Recorder()]
