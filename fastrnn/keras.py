@@ -35,7 +35,9 @@ FastLayer = RNN | LSTM | GRU
 
 CLASSES: dict[str, type[FastLayer]] = {"SimpleRNN": RNN, "LSTM": LSTM, "GRU": GRU}
 CELLS = {f"{kind}Cell": kind for kind in CLASSES}
+PARTS = ("kernel", "recurrent_kernel", "bias")
 MOST_EXPANSION = 100  # Keras does not compress: what claims to unpack to more is there to fill the memory
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks other methods without a limit
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Cell:
     kind: str  # a key of CLASSES
     config: dict[str, Any]
     path: tuple[str | int, ...]  # attributes and index that lead to it from the Keras layer
+    names: set[str]  # of the layer of its direction and of itself, as far as they are told
     weights: list[np.ndarray] = field(default_factory=list)  # kernel, recurrent kernel and, if there is one, bias
 
 
@@ -145,12 +148,18 @@ def _of_live(name: str, layer: Any) -> FastLayer:
     return _layer(name, grid)
 
 
+def _is_keras(module: str | None) -> bool:
+    return str(module).partition(".")[0] == "keras"
+
+
 def _live_weights(name: str, layer: Any, path: tuple[str | int, ...]) -> list[np.ndarray]:
     for step in path:
         layer = layer[step] if isinstance(step, int) else getattr(layer, step)
+        if not isinstance(layer, list) and not _is_keras(type(layer).__module__):
+            raise ValueError(f"{name}: needs layers and cells of Keras, got a custom {type(layer).__name__}")
     for option in ("activation", "recurrent_activation"):
         function = getattr(layer, option, None)
-        if function is not None and str(function.__module__).partition(".")[0] != "keras":  # it may be called tanh, too
+        if function is not None and not _is_keras(function.__module__):  # it may be called tanh, too
             raise ValueError(f"{name}.{option}: needs a function of Keras, got {_check.text(function)}")
     if not layer.built:
         raise ValueError(f"{name}: needs weights, got a layer that was not yet built or called")
@@ -215,8 +224,9 @@ def _of_archive(file: IO[bytes]) -> Iterator[tuple[str, FastLayer]]:
     import h5py
 
     with zipfile.ZipFile(file) as archive:
-        config = json.loads(_member(archive, "config.json"))["config"]
-        weights = _member(archive, "model.weights.h5")
+        size = os.fstat(file.fileno()).st_size
+        config = json.loads(_member(archive, "config.json", size))["config"]
+        weights = _member(archive, "model.weights.h5", size)
     with h5py.File(BytesIO(weights), "r") as store:
         for name, place, spec in _inside(config):
             grid = _grid(name, spec)
@@ -225,11 +235,16 @@ def _of_archive(file: IO[bytes]) -> Iterator[tuple[str, FastLayer]]:
             yield name, _layer(name, grid)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+    """A file in an archive of this size."""
     info = archive.getinfo(name)
-    if info.file_size > MOST_EXPANSION * info.compress_size:
-        raise ValueError(f"{name}: needs {info.file_size} bytes, got {info.compress_size} to unpack them from")
-    return archive.read(info)
+    packed = min(info.compress_size, size)  # which the archive says itself, and may be a lie
+    if info.file_size > MOST_EXPANSION * packed:
+        raise ValueError(f"{name}: needs {info.file_size} bytes, got {packed} to unpack them from")
+    if info.compress_type not in BOUNDED:
+        raise ValueError(f"{name}: needs to be stored or deflated, got method {info.compress_type}")
+    with archive.open(info) as member:
+        return member.read(info.file_size)  # no more than this is unpacked, as it is with read()
 
 
 def _archived(name: str, store: Any, place: str, cell: Cell) -> list[np.ndarray]:
@@ -252,21 +267,50 @@ def _of_legacy(file: IO[bytes]) -> Iterator[tuple[str, FastLayer]]:
             if not cells:
                 continue
             name = outer["config"]["name"]
-            row = list(_row(name, store))
+            for full, grid in grids:
+                for cell in chain(*grid):
+                    cell.names.update(full.split("/"))
+            row = dict(_row(name, store))
             if len(row) != len(cells):
                 raise ValueError(f"{name}: needs the weights of {len(cells)} cells, got those of {len(row)}")
             if outer["config"].get("trainable", True):  # else all are frozen, whatever those inside say
                 cells.sort(key=lambda cell: not cell.config.get("trainable", True))
-            for cell, weights in zip(cells, row, strict=True):
-                cell.weights = weights
-            for name, grid in grids:
-                yield name, _layer(name, grid)
+            for cell, scope in zip(cells, _in_order(name, cells, list(row)), strict=True):
+                cell.weights = row[scope]
+            for full, grid in grids:
+                yield full, _layer(full, grid)
 
 
-def _row(name: str, store: Any) -> Iterator[list[np.ndarray]]:
-    """The weights of every cell in a layer's group: its one recurrent kernel, the kernel before and the bias after it.
+def _in_order(name: str, cells: list[Cell], scopes: list[str]) -> list[str]:
+    """The scopes of weights, one for each cell: by their names, or in a row where these do not tell.
 
-    Of a weight's path only the last part is certain; what comes before depends on how the layer was made.
+    A cell or a weight may be frozen by itself, which puts it behind the others, and no configuration says so.
+    """
+
+    def alike(cell: Cell, scope: str) -> tuple[int, int]:
+        parts = set(scope.split("/"))
+        return len(cell.names & parts), -len(cell.names - parts)
+
+    likeness = {scope: [alike(cell, scope) for cell in cells] for scope in scopes}
+    best = {scope: {k for k, value in enumerate(row) if value == max(row)} for scope, row in likeness.items()}
+    chosen: dict[int, str] = {}
+    for scope in sorted(scopes, key=lambda scope: len(best[scope])):  # what is sure leaves less for the others
+        left = best[scope] - chosen.keys()
+        if len(left) != 1:
+            break
+        chosen[left.pop()] = scope
+    else:
+        return [chosen[k] for k in range(len(cells))]
+    for k, scope in enumerate(scopes):
+        if k not in best[scope]:
+            raise ValueError(f"{name}: needs weights in the order of its cells, got those of {scope} in place {k}")
+    return scopes
+
+
+def _row(name: str, store: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """The weights of every cell in a layer's group, by their scope, which all before the last part of their paths is.
+
+    Only this last part is certain; the scope depends on how the layer was made. Frozen weights come last.
     """
     place = f"model_weights/{name}"
     attributes = _at(name, store, place).attrs
@@ -276,11 +320,12 @@ def _row(name: str, store: Any) -> Iterator[list[np.ndarray]]:
     while (part := f"{key}{len(lists)}") in attributes:  # a long list is cut into numbered ones
         lists.append(attributes[part])
     paths = [path.decode() if isinstance(path, bytes) else path for part in lists for path in part]
-    for k, path in enumerate(paths):
+    known = {path.rpartition(":")[0] if path.endswith(":0") else path: path for path in paths}
+    for path in known:
         scope, _, last = path.rpartition("/")
-        if last.partition(":")[0] == "recurrent_kernel":
-            around = paths[k - 1 : k + 2]
-            yield [_array(name, store, f"{place}/{near}") for near in around if near.rpartition("/")[0] == scope]
+        if last == "recurrent_kernel":
+            around = (known.get(path.removesuffix(last) + part) for part in PARTS)
+            yield scope, [_array(name, store, f"{place}/{near}") for near in around if near is not None]
 
 
 def _at(name: str, store: Any, place: str) -> Any:
@@ -297,6 +342,7 @@ def _at(name: str, store: Any, place: str) -> Any:
 def _array(name: str, store: Any, place: str) -> np.ndarray:
     dataset = _at(name, store, place)
     stored = 0 if dataset.external or dataset.is_virtual else dataset.id.get_storage_size()
+    stored = min(stored, dataset.file.id.get_filesize())
     if dataset.nbytes > MOST_EXPANSION * stored:
         raise ValueError(f"{name}: needs {dataset.nbytes} bytes at {place}, got {stored}")
     return dataset[()]
@@ -307,9 +353,10 @@ def _array(name: str, store: Any, place: str) -> np.ndarray:
 
 def _known(name: str, spec: Spec, kinds: Iterable[str]) -> str:
     """A spec's class, if it is Keras' own and one of these."""
-    kind, module = spec["class_name"], spec.get("module") or "keras"  # legacy files do not say it
-    if kind not in kinds or module.partition(".")[0] != "keras":
-        raise ValueError(f"{name}: needs one of Keras' {', '.join(kinds)}, got {kind}")
+    kind, module = spec["class_name"], spec.get("module", "keras")  # legacy files do not say it; of custom ones: None
+    own = not _is_keras(module) or bool(spec.get("registered_name"))
+    if kind not in kinds or own:
+        raise ValueError(f"{name}: needs one of Keras' {', '.join(kinds)}, got {'a custom ' * own}{kind}")
     return kind
 
 
@@ -340,13 +387,19 @@ def _stack(name: str, spec: Spec, backwards: bool, *path: str) -> list[Cell]:
     kind, config = _known(name, spec, (*CLASSES, "RNN")), spec["config"]
     _choice(f"{name}.go_backwards", config["go_backwards"], backwards)
     _choice(f"{name}.time_major", config.get("time_major", False), False)  # Keras 2 had it
+    own = str(config.get("name"))
+    names = {own, *(f"{step.removesuffix('layer')}{own}" for step in path)}  # Keras 2 does not tell forward_, backward_
     if kind != "RNN":
-        return [Cell(kind, config, (*path, "cell"))]
+        return [Cell(kind, config, (*path, "cell"), names)]
     cell = config["cell"]
     if _known(name, cell, (*CELLS, "StackedRNNCells")) != "StackedRNNCells":
-        return [Cell(CELLS[cell["class_name"]], cell["config"], (*path, "cell"))]
-    cells = cell["config"]["cells"]
-    return [Cell(CELLS[_known(name, c, CELLS)], c["config"], (*path, "cell", "cells", l)) for l, c in enumerate(cells)]
+        return [_cell(name, cell, (*path, "cell"), names)]
+    return [_cell(name, c, (*path, "cell", "cells", l), names) for l, c in enumerate(cell["config"]["cells"])]
+
+
+def _cell(name: str, spec: Spec, path: tuple[str | int, ...], names: set[str]) -> Cell:
+    config = spec["config"]
+    return Cell(CELLS[_known(name, spec, CELLS)], config, path, names | {str(config.get("name"))})
 
 
 def _options(name: str, cell: Cell) -> dict[str, Any]:
@@ -392,10 +445,11 @@ def _params(name: str, cell: Cell, options: dict[str, Any]) -> dict[str, np.ndar
     """One cell's weights, in our shapes and order of gates."""
     H = options["hidden_size"]
     GH = GATES[CLASSES[cell.kind].cell] * H
-    names = ("kernel", "recurrent_kernel", "bias")[: 3 if options["bias"] else 2]
+    names = PARTS[: 3 if options["bias"] else 2]
     shapes = [array.shape for array in cell.weights]
     bias = (2, GH) if options.get("reset_after") else (GH,)
-    wanted = [(*shapes[0][:1], GH), (H, GH), bias][: len(names)]
+    I = shapes[0][:1] if shapes else ("I",)
+    wanted = [(*I, GH), (H, GH), bias][: len(names)]
     if shapes != wanted:
         raise ValueError(f"{name}: needs weights of shapes {wanted}, got {shapes}")
     arrays = [_check.floats(f"{name}.{part}", array) for part, array in zip(names, cell.weights, strict=True)]

@@ -16,7 +16,8 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from .. import _check
 from .._records import GATES, Ragged
 from .cells import run
-from .nodes import WEIGHTS, Node, directions, floats, is_half, is_recurrent, operator, opset_of, read
+from .graphs import array_of, constants_of
+from .nodes import WEIGHTS, Node, directions, floats, is_recurrent, operator, opset_of, read
 
 
 class Ready:
@@ -38,11 +39,12 @@ class Ready:
         parts = self._directions
         if parts is None:
             parts = directions(node, **{formal: given[formal] for formal in self._weights})
-        x = sequences(node, given["X"], parts[0].call.I, parts[0].call.dtype)
+        kind = parts[0].kind
+        x = sequences(node, given["X"], parts[0].call.I, kind)
         (T, B, _), D, H = x.shape, len(parts), parts[0].call.H
         _check.sizes(T, B, D * GATES[node.cell] * H, x.itemsize)
         ragged = lengths(node, given.get("sequence_lens"), T, B)
-        h0, c0 = (states(node, name, given.get(name), (D, B, H), x.dtype) for name in ("initial_h", "initial_c"))
+        h0, c0 = (states(node, name, given.get(name), (D, B, H), kind) for name in ("initial_h", "initial_c"))
         Y = np.empty((B, T, D, H) if node.batch_first else (T, D, B, H), x.dtype)
         ends = []
         for d, part in enumerate(parts):
@@ -50,8 +52,6 @@ class Ready:
             ends.append(run(part, x, ragged, h0[d], c0[d], out))
         h, c = zip(*ends, strict=True)
         results = {"Y": Y, "Y_h": joined(node, h)} | ({"Y_c": joined(node, c)} if node.cell == "lstm" else {})
-        kind = np.asarray(given["X"]).dtype
-        kind = kind if is_half(kind) else x.dtype
         return {name: results[formal].astype(kind, copy=False) for formal, name in node.outputs.items()}
 
 
@@ -65,9 +65,7 @@ def joined(node: Node, states: Sequence[np.ndarray]) -> np.ndarray:
 def sequences(node: Node, value: Any, I: int, like: np.dtype) -> np.ndarray:
     """X, time-major and in rows that the kernels can read."""
     name = f"{node.where}, X"
-    array = floats(name, value)
-    if array.dtype != like:
-        raise TypeError(f"{name}: needs dtype {like} like W, got {array.dtype}")
+    array = floats(name, value, like)
     if array.ndim != 3 or array.shape[2] != I:
         axes = "(B, T, I)" if node.batch_first else "(T, B, I)"
         raise ValueError(f"{name}: needs shape {axes} with I = {I}, got {array.shape}")
@@ -167,7 +165,7 @@ class FastrnnBackend(Backend):
         """Whether ``prepare`` takes a model."""
         try:
             cls.prepare(model, device, **kwargs)
-        except (TypeError, ValueError, onnx.checker.ValidationError):
+        except Exception:  # of any kind, as onnx's checker raises them
             return False
         return True
 
@@ -204,9 +202,12 @@ class FastrnnBackend(Backend):
                 f"model: needs RNN, GRU and LSTM nodes and no others, got {', '.join(others) or 'no nodes'}; "
                 "fastrnn.onnx.from_onnx takes the layers out of such a model"
             )
-        super().prepare(model, device)
+        try:
+            super().prepare(model, device)
+        except UnicodeDecodeError as problem:  # the checker's own message, which quotes such a name
+            raise ValueError(f"model: needs names in UTF-8, got {problem}") from problem
         graph, opset = model.graph, opset_of(model)
-        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        constants = {name: array_of(constant) for name, constant in constants_of(graph)}
         inputs = [value.name for value in graph.input if value.name not in constants]
         nodes = [read(proto, opset) for proto in graph.node]
         return Prepared(nodes, constants, inputs, [value.name for value in graph.output])

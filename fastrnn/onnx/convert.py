@@ -25,6 +25,7 @@ from .nodes import DOMAINS, WEIGHTS, Direction, Node, directions, is_recurrent, 
 KINDS: dict[str, Any] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 PARAMETERS = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
 MOST_BYTES = 2**31  # of a protobuf message, which shape inference makes of a model
+MOST_TRIED = 2**27  # numbers to try a rearrangement with: half a gigabyte
 SIZES = ((5, 3), (2, 7), (1, 1))  # of T and B, to try a rearrangement with
 
 
@@ -66,7 +67,8 @@ def from_onnx(path_or_model: str | os.PathLike[str] | onnx.ModelProto) -> dict[s
     ------
     TypeError, ValueError
         If there are no such nodes (the message says what there is), or one has what no layer has: a clip, peepholes,
-        coupled gates, other activations, the reverse direction alone, weights that are computed. The message names it.
+        coupled gates, other activations, the reverse direction alone, weights that are computed, or is not as its opset
+        says. The message names it.
     OSError
         If the file cannot be read.
 
@@ -85,12 +87,12 @@ def from_onnx(path_or_model: str | os.PathLike[str] | onnx.ModelProto) -> dict[s
     {'encoder': LSTM(3, 5, bias=False)}
     """
     model = loaded(path_or_model)
-    opset, everything = opset_of(model), list(walk(model.graph))
-    nodes = [found_in(proto, sources, opset) for proto, sources in everything if is_recurrent(proto)]
+    opset, everything, known = opset_of(model), list(walk(model.graph)), shapes(model.graph)
+    nodes = [found_in(proto, sources, opset, known) for proto, sources in everything if is_recurrent(proto)]
     if not nodes:
         others = ", ".join(sorted({operator(proto) for proto, _ in everything})) or "no operators"
         raise ValueError(f"path_or_model: needs an RNN, GRU or LSTM node, got {others}")
-    counted, known = uses(model.graph), shapes(model.graph)
+    counted = uses(model.graph)
     stacks: list[list[Found]] = []
     for found in nodes:
         for stack in stacks:
@@ -118,19 +120,52 @@ def loaded(path_or_model: Any) -> onnx.ModelProto:
             raise ValueError(f"path_or_model: needs an ONNX model, got {path_or_model} ({problem})") from problem
     else:
         raise TypeError(f"path_or_model: needs a path or an onnx.ModelProto, got {_check.text(path_or_model)}")
-    if model.functions:
+    return inferred(inlined(model) if model.functions else model)
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types and shapes of its values, as far as onnx finds them."""
+    try:
+        return onnx.shape_inference.infer_shapes(model) if model.ByteSize() < MOST_BYTES else model
+    except Exception:  # for a node that has nothing to do with ours, perhaps; shapes only help to find more
+        return model
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions of its own; those of another opset are converted on the way."""
+    try:
         model = onnx.inliner.inline_local_functions(model)
-    return onnx.shape_inference.infer_shapes(model) if model.ByteSize() < MOST_BYTES else model
+    except Exception as problem:  # each of onnx's parts has its own
+        raise ValueError(f"path_or_model: needs functions that can be opened, got {problem}") from problem
+    if not model.functions:
+        return model
+    try:
+        typed = inferred(model)
+        for tensor in model.graph.initializer:  # which have no types until they are values
+            typed.graph.value_info.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        return onnx.inliner.inline_local_functions(typed, convert_version=True)
+    except Exception as problem:
+        graphs = {function.name: onnx.helper.make_graph(function.node, "", [], []) for function in model.functions}
+        names = [f"{name}" for name, graph in graphs.items() if any(is_recurrent(proto) for proto, _ in walk(graph))]
+        if names:
+            wanted = f"functions of the model's own opset, {opset_of(model)}, or such as onnx can convert to it"
+            raise ValueError(f"path_or_model: needs {wanted}, got {', '.join(names)} ({problem})") from problem
+        return model
 
 
-def found_in(proto: onnx.NodeProto, sources: Sources, opset: int) -> Found:
+def found_in(proto: onnx.NodeProto, sources: Sources, opset: int, known: Mapping[str, tuple[int, ...]]) -> Found:
     """A recurrent node with its weights, if a layer can have them."""
     node = read(proto, opset)
     arrays = {}
     for formal in WEIGHTS:
         if formal in node.inputs:
             name = node.inputs[formal]
-            arrays[formal] = evaluate(name, sources, opset)
+            try:
+                arrays[formal] = evaluate(name, sources, opset, {}, known)
+            except ValueError as problem:
+                raise ValueError(f"{node.where}, {formal}: {problem}") from problem
             if arrays[formal] is None:
                 raise ValueError(f"{node.where}: needs {formal} to be a constant, got {name!r}, which is computed")
     parts = directions(node, **arrays)
@@ -182,7 +217,7 @@ def follows(after: Found, stack: list[Found], counted: Counter[str]) -> bool:
         source = after.sources.get(path[-1])
         if not isinstance(source, onnx.NodeProto) or source.op_type not in MOVES or source.domain not in DOMAINS:
             return False
-        if source.input[0] in path:
+        if not source.input or source.input[0] in path:
             return False
         path.append(source.input[0])
     if any(counted[name] != 1 for name in path):
@@ -202,10 +237,12 @@ def rearranged(after: Found, before: Found, known: Mapping[str, tuple[int, ...]]
     stated = known.get(y_name, ())
     fixed = (stated[0], stated[1 if batch_first else 2]) if len(stated) == 4 else (0, 0)
     for first, second in {(fixed[0] or T, fixed[1] or B) for T, B in SIZES}:
+        if first * second * D * H > MOST_TRIED:
+            return False
         y: np.ndarray = np.arange(first * second * D * H, dtype=np.int32)
         y = y.reshape((first, second, D, H) if batch_first else (first, D, second, H))
         wanted = (y if batch_first else y.swapaxes(1, 2)).reshape(first, second, D * H)
-        x = evaluate(after.node.inputs["X"], after.sources, opset, {y_name: y})
+        x = evaluate(after.node.inputs["X"], after.sources, opset, {y_name: y}, {})
         if x is None or not np.array_equal(x, wanted):
             return False
     return True

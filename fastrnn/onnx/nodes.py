@@ -38,6 +38,7 @@ USUAL = {  # the activations that the kernels know, by the variants of `Call`
     "": DEFAULTS["lstm"],
 }
 HALVES = ("float16", "bfloat16")
+MOST_OPSET = 2**31 - 1  # that onnx can be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Direction:
     activations: tuple[Activation, ...]
     usual: bool  # the kernels know these
     coupled: bool
+    kind: np.dtype  # of the weights as they were given, which those of half the width are no more
     backend: Any  # the module that computes, and what it packed
     packed: Any = None
 
@@ -81,7 +83,7 @@ def is_recurrent(proto: onnx.NodeProto) -> bool:
 
 def operator(proto: onnx.NodeProto) -> str:
     """What a node does, for messages."""
-    return proto.op_type if proto.domain in DOMAINS else f"{proto.domain}.{proto.op_type}"
+    return f"{proto.op_type}" if proto.domain in DOMAINS else f"{proto.domain}.{proto.op_type}"  # bytes if no UTF-8
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -101,19 +103,23 @@ def read(proto: onnx.NodeProto, opset: int) -> Node:
         Naming the node and the attribute that has a wrong value, or that nobody knows.
     """
     where, cell = f"{proto.op_type} node {proto.name!r}", CELLS[proto.op_type]
-    if opset < min(VERSIONS) or onnx.defs.get_schema(proto.op_type, opset).since_version not in VERSIONS:
+    schema = onnx.defs.get_schema(proto.op_type, opset) if min(VERSIONS) <= opset <= MOST_OPSET else None
+    if schema is None or schema.since_version not in VERSIONS:
         raise ValueError(f"{where}: needs version {', '.join(map(str, VERSIONS))} of its operator, got opset {opset}")
     inputs = {formal: name for formal, name in zip(INPUTS, proto.input, strict=False) if name}
     if not {"X", "W", "R"} <= set(inputs):
         raise ValueError(f"{where}: needs inputs X, W and R, got {', '.join(inputs) or 'none'}")
-    given = {attribute.name: decoded(onnx.helper.get_attribute_value(attribute)) for attribute in proto.attribute}
+    for what, names, most in (("inputs", proto.input, schema.max_input), ("outputs", proto.output, schema.max_output)):
+        if len(names) > most:
+            raise ValueError(f"{where}: needs at most {most} {what}, got {len(names)}")
+    given = stated(where, proto, schema)
 
     def flag(name: str) -> bool:
         return bool(_check.integer(f"{where}, {name}", given.pop(name, 0), 0, 1))
 
     size, clip = given.pop("hidden_size", None), given.pop("clip", None)
     reverse = REVERSE[_check.choice(f"{where}, direction", given.pop("direction", "forward"), tuple(REVERSE))]
-    node = Node(
+    return Node(
         where=where,
         cell=cell,
         inputs=inputs,
@@ -124,11 +130,32 @@ def read(proto: onnx.NodeProto, opset: int) -> Node:
         batch_first=flag("layout"),
         clip=None if clip is None else _check.real(f"{where}, clip", clip, 0, open_low=True),
         coupled=cell == "lstm" and flag("input_forget"),
-        reset_after=cell == "gru" and bool(given.pop("linear_before_reset", 0)),
+        reset_after=cell == "gru" and bool(given.pop("linear_before_reset", 0)),  # not 0, says ONNX
     )
-    if given:
-        raise ValueError(f"{where}: needs no attribute {', '.join(map(repr, sorted(given)))}, which is not ONNX's")
-    return node
+
+
+def stated(where: str, proto: onnx.NodeProto, schema: onnx.defs.OpSchema) -> dict[str, Any]:
+    """A node's attributes, if each is one that the schema has, of its type, and there once."""
+    given: dict[str, Any] = {}
+    for attribute in proto.attribute:
+        name = attribute.name
+        if name not in schema.attributes:
+            raise ValueError(
+                f"{where}: needs no attribute {name!r}, which is not ONNX's in opset {schema.since_version}"
+            )
+        if name in given:
+            raise ValueError(f"{where}, {name}: needs to be there once, got it twice")
+        wanted, found = (
+            onnx.AttributeProto.AttributeType.Name(int(kind))
+            for kind in (schema.attributes[name].type.value, attribute.type)
+        )
+        if wanted != found:
+            raise TypeError(f"{where}, {name}: needs {wanted}, got {found}")
+        try:
+            given[name] = decoded(onnx.helper.get_attribute_value(attribute))
+        except ValueError as problem:  # bytes that are no text, or a reference outside of a function
+            raise ValueError(f"{where}, {name}: needs a value that can be read, got {problem}") from problem
+    return given
 
 
 def decoded(value: Any) -> Any:
@@ -159,9 +186,12 @@ def is_half(dtype: np.dtype) -> bool:
 
 
 def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
-    """An array of float32 or float64; one of half that width is widened."""
+    """An array of float32 or float64; one of half that width is widened. ``like``: what it has to be before."""
     array = _check.plain(name, value, "an array of floats")
-    return _check.floats(name, array.astype(np.float32) if is_half(array.dtype) else array, like)
+    wide = _check.floats(name, array.astype(np.float32) if is_half(array.dtype) else array)
+    if like is not None and array.dtype != like and array.dtype.newbyteorder("=") != like:
+        raise TypeError(f"{name}: needs dtype {like} like W, got {array.dtype}")
+    return wide
 
 
 def regrouped(array: np.ndarray, order: Sequence[int], coupled: bool) -> np.ndarray:
@@ -196,21 +226,24 @@ def directions(node: Node, W: Any, R: Any, B: Any = None, P: Any = None) -> list
     """
     D, G = len(node.reverse), GATES[node.cell]
     W_, R_, B_, P_ = (f"{node.where}, {name}" for name in WEIGHTS)
-    W, R = floats(W_, W), floats(R_, R)
+    W = _check.plain(W_, W, "an array of floats")
+    kind = W.dtype.newbyteorder("=")
+    W, R = floats(W_, W), floats(R_, R, kind)
     if W.ndim != 3 or R.ndim != 3 or min(W.shape + R.shape) < 1:
         raise ValueError(f"{W_} and R: need shapes (D, {G}*H, I) and (D, {G}*H, H), got {W.shape} and {R.shape}")
     I, H = W.shape[2], node.hidden_size or R.shape[2]
     W = _check.shaped(W_, W, f"(D, {G}*H, I)", (D, G * H, I))
-    R = _check.shaped(R_, floats(R_, R, W.dtype), f"(D, {G}*H, H)", (D, G * H, H))
+    R = _check.shaped(R_, R, f"(D, {G}*H, H)", (D, G * H, H))
     if B is not None:
-        B = _check.shaped(B_, floats(B_, B, W.dtype), f"(D, {2 * G}*H)", (D, 2 * G * H))
+        B = _check.shaped(B_, floats(B_, B, kind), f"(D, {2 * G}*H)", (D, 2 * G * H))
     if P is not None:
-        P = _check.shaped(P_, floats(P_, P, W.dtype), "(D, 3*H)", (D, 3 * H))
-    return [direction(node, d, W[d], R[d], None if B is None else B[d], None if P is None else P[d]) for d in range(D)]
+        P = _check.shaped(P_, floats(P_, P, kind), "(D, 3*H)", (D, 3 * H))
+    rest = [[None] * D if array is None else array for array in (B, P)]
+    return [direction(node, d, kind, *arrays) for d, arrays in enumerate(zip(W, R, *rest, strict=True))]
 
 
 def direction(
-    node: Node, d: int, W: np.ndarray, R: np.ndarray, B: np.ndarray | None, P: np.ndarray | None
+    node: Node, d: int, kind: np.dtype, W: np.ndarray, R: np.ndarray, B: np.ndarray | None, P: np.ndarray | None
 ) -> Direction:
     """Direction d of a node, from its own weights in ONNX's order."""
     H, I = R.shape[1], W.shape[1]
@@ -229,6 +262,7 @@ def direction(
         activations=chosen,
         usual=names == USUAL[variant],
         coupled=node.coupled and not negated,
+        kind=kind,
         backend=config.backend(),
     )
 

@@ -80,6 +80,25 @@ def constant(array, name):
     return onnx.numpy_helper.from_array(array, name)
 
 
+def sparse(array, name, by_axis=False):
+    """A sparse initializer of all values of an array, with an index each, or one for each axis."""
+    indices = np.argwhere(np.full(array.shape, True)) if by_axis else np.arange(array.size)
+    return helper.make_sparse_tensor(constant(array.ravel(), name), constant(indices, ""), array.shape)
+
+
+def cut(tensor):
+    tensor.raw_data = tensor.raw_data[:-4]
+
+
+BAD_CONSTANTS = {  # changes of an initializer
+    "unknown type": lambda tensor: setattr(tensor, "data_type", 99),
+    "no type": lambda tensor: setattr(tensor, "data_type", TensorProto.UNDEFINED),
+    "too few bytes": cut,
+    "no shape": lambda tensor: tensor.ClearField("dims"),
+    "a size below 0": lambda tensor: tensor.dims.__setitem__(1, -1),
+}
+
+
 # -- the standard, row by row in float64 -----------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from onnx_models import GATES, REVERSE, batch_first, model_of, says, values
+from onnx_models import BAD_CONSTANTS, GATES, REVERSE, batch_first, model_of, says, sparse, values
 
 from fastrnn import GRU, LSTM, RNN
 from fastrnn.onnx import from_onnx
@@ -129,6 +129,50 @@ def test_weights_in_constant_nodes_behind_identities_and_moved_about():
     np.testing.assert_array_equal(layer.params["weight_hh_l0"], arrays["R"][0])
 
 
+def test_sparse_weights():
+    arrays = weights("RNN", "")
+    parsed = model("y = RNN <hidden_size = 4> (x, W, R, B)", {name: arrays[name] for name in "RB"})
+    (expected,) = from_onnx(model("y = RNN <hidden_size = 4> (x, W, R, B)", arrays)).values()
+    for by_axis in (False, True):
+        del parsed.graph.sparse_initializer[:]
+        parsed.graph.sparse_initializer.append(sparse(arrays["W"], "W", by_axis))
+        (layer,) = from_onnx(parsed).values()
+        np.testing.assert_array_equal(layer.flat_params, expected.flat_params)
+
+
+def test_a_sparse_weight_cannot_fill_the_memory():
+    parsed = model("[cell] y = RNN <hidden_size = 4> (x, W, R)", weights("RNN", ""))
+    del parsed.graph.initializer[0]
+    parsed.graph.sparse_initializer.append(sparse(np.ones((1, 4, 3), np.float32), "W"))
+    parsed.graph.sparse_initializer[0].dims[2] = 10**12
+    with pytest.raises(
+        ValueError, match=r"^RNN node 'cell', W: initializer 'W': needs .* got 12 values for shape \(1, 4"
+    ):
+        from_onnx(parsed)
+
+
+def test_four_hundred_nodes_before_a_weight():
+    text = " ".join(f"w{k + 1} = Identity (w{k})" for k in range(400))
+    parsed = model(f"w0 = Identity (W) {text} y = RNN <hidden_size = 4> (x, w400, R)", weights("RNN", ""))
+    assert layers_of(parsed) == {"RNN": 1}
+
+
+def test_a_shape_that_the_model_states_cuts_weights():
+    """As the exporter of torch.export does, if it does not optimize."""
+    text = """
+        size = Shape <start = 2> (h)
+        zero = Constant <value_ints = [0]> ()
+        axis = Constant <value_ints = [1]> ()
+        W1 = Slice (W, zero, size, axis)
+        y = RNN <hidden_size = 4> (x, W1, R, , , h)
+    """
+    arrays = weights("RNN", "") | {"W": np.ones((1, 9, 3), np.float32)}
+    (layer,) = from_onnx(model(text, arrays, inputs="float[T, B, 3] x, float[1, B, 4] h")).values()
+    assert (layer.params["weight_ih_l0"] == 1).all()
+    with pytest.raises(ValueError, match=r"needs W to be a constant, got 'W1', which is computed"):
+        from_onnx(model(text, arrays, inputs="float[T, B, 3] x, float[1, B, H] h"))
+
+
 BRANCH = """
     y = If (condition) <
         then_branch = one () => (a) { [inner] a = LSTM <hidden_size = 4> (x, W, R, B) },
@@ -184,6 +228,38 @@ def test_functions_are_opened():
     assert repr(layer) == "LSTM(3, 4, bias=False)"
 
 
+@pytest.mark.parametrize("opset", [9, 14, 18])
+def test_functions_of_an_older_opset_are_opened(opset):
+    parsed = with_function(opset)
+    (layer,) = from_onnx(parsed).values()
+    assert repr(layer) == "LSTM(3, 4, bias=False)"
+    np.testing.assert_array_equal(layer.params["weight_ih_l0"][:H], weights("LSTM", "")["W"][0, :H])
+
+
+def with_function(opset, outside=18):
+    """A model whose only node is a function of another opset."""
+    head = f'<ir_version: 8, opset_import: ["" : {outside}, "local" : 1]>'
+    body = f'<domain: "local", opset_import: ["" : {opset}]> cell (a, w, r) => (b)'
+    body += " { c = LSTM <hidden_size = 4> (a, w, r) b = Identity (c) }"
+    parsed = onnx.parser.parse_model(f"{head} model (float[T, B, 3] x) => (y) {{ y = local.cell (x, W, R) }} {body}")
+    arrays = weights("LSTM", "")
+    parsed.graph.initializer.extend(numpy_helper.from_array(arrays[name], name) for name in "WR")
+    return parsed
+
+
+def test_a_function_that_cannot_be_converted_is_named():
+    with pytest.raises(
+        ValueError, match=r"^path_or_model: needs functions of the model's own opset, 14, .* got cell \("
+    ):
+        from_onnx(with_function(22, 14))
+
+
+def test_nodes_that_onnx_cannot_infer_shapes_of_do_not_matter():
+    for other in ("z = Reshape (y)", "z = elsewhere.Foo (y)"):
+        parsed = model("[cell] y = RNN <hidden_size = 4> (x, W, R)" + other, weights("RNN", ""))
+        assert layers_of(parsed) == {"cell": 1}
+
+
 def test_files(tmp_path):
     """With the weights in it, or in a file beside it."""
     fed = values("LSTM")
@@ -195,7 +271,9 @@ def test_files(tmp_path):
         state = fed["initial_h"], fed["initial_c"]
         close(layer(fed["X"], state)[0], says("LSTM", fed)[0][:, 0])
     apart = onnx.load(tmp_path / "parts.onnx", load_external_data=False)
-    with pytest.raises(ValueError, match=r"^path_or_model: needs the data of 'W', kept in another file: give the path"):
+    with pytest.raises(
+        ValueError, match=r"^LSTM node 'cell', W: initializer 'W': needs its data, kept in another file"
+    ):
         from_onnx(apart)
 
 
@@ -275,6 +353,11 @@ def test_a_stack_whose_reshape_has_the_sizes_of_the_input():
         assert layers_of(chain("LSTM", 2, 0, fixed, inputs)) == {"encoder": 1, "again": 1}
 
 
+def test_sizes_too_large_to_try_leave_layers_apart():
+    parsed = chain("LSTM", 1, 0, "x2 = Squeeze (Y1, one)", inputs="float[100000, 100000, 3] x")
+    assert layers_of(parsed) == {"encoder": 1, "again": 1}
+
+
 @pytest.mark.parametrize("opset", [7, 11])
 def test_axes_that_are_attributes(opset):
     assert layers_of(chain("GRU", 1, 0, "x2 = Squeeze <axes = [1]> (Y1)", opset=opset)) == {"encoder": 2}
@@ -314,6 +397,7 @@ APART = {
         """,
     ),
     "another operator's Squeeze": (1, "x2 = local.Squeeze (Y1, one)"),
+    "a Reshape of nothing": (1, "x2 = Reshape ()"),
     "a Reshape that nobody can follow": (1, "s = NonZero (x) x2 = Reshape (Y1, s)"),
     "the last state": (1, "x2 = Identity (h1)"),
     "directions not moved": (2, "x2 = Reshape (Y1, merge)"),
@@ -436,6 +520,88 @@ def test_unlike_directions():
 def test_an_attribute_that_is_not_onnx():
     with pytest.raises(ValueError, match=r"^RNN node 'cell': needs no attribute 'zoneout', which is not ONNX's"):
         from_onnx(model_of("RNN", values("RNN"), {"zoneout": 0.5}, constants="WRB"))
+
+
+BAD_ATTRIBUTES = {
+    "text": ({"linear_before_reset": "no"}, "linear_before_reset: needs INT, got STRING"),
+    "a float": ({"linear_before_reset": 1.5}, "linear_before_reset: needs INT, got FLOAT"),
+    "one of several": ({"activations": 3}, "activations: needs STRINGS, got INT"),
+    "one alpha": ({"activation_alpha": 0.5}, "activation_alpha: needs FLOATS, got FLOAT"),
+    "no UTF-8": ({"direction": b"\xff"}, "direction: needs a value that can be read, got 'utf-8' codec"),
+    "no UTF-8 in a list": ({"activations": ["Tanh", b"\xff"]}, "activations: needs a value that can be read, got"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ATTRIBUTES)
+def test_attributes_of_the_wrong_type(case):
+    attributes, message = BAD_ATTRIBUTES[case]
+    with pytest.raises((TypeError, ValueError), match=f"^GRU node 'cell', {message}"):
+        from_onnx(model_of("GRU", values("GRU"), attributes, constants="WRB"))
+
+
+def twice(proto):
+    proto.attribute.append(helper.make_attribute("hidden_size", 6))
+
+
+def referring(proto):
+    proto.attribute.append(helper.make_attribute("clip", 1.0))
+    proto.attribute[-1].ref_attr_name = "c"
+
+
+@pytest.mark.parametrize(
+    ("change", "opset", "message"),
+    [
+        (twice, 22, ", hidden_size: needs to be there once, got it twice"),
+        (referring, 22, ", clip: needs a value that can be read, got Cannot get value of reference attribute"),
+        (lambda proto: proto.input.extend(["P"]), 22, ": needs at most 6 inputs, got 7"),
+        (lambda proto: proto.output.extend(["c"]), 22, ": needs at most 2 outputs, got 3"),
+        (lambda proto: proto.attribute.append(helper.make_attribute("layout", 1)), 7, ": needs no attribute 'layout'"),
+        (lambda proto: None, 2**40, ": needs version 7, 14, 22 of its operator, got opset 1099511627776"),
+    ],
+)
+def test_nodes_that_are_not_as_their_opset_says(change, opset, message):
+    parsed = model_of("GRU", values("GRU"), constants="WRB", opset=opset)
+    change(parsed.graph.node[0])
+    with pytest.raises(ValueError, match=f"^GRU node 'cell'{message}"):
+        from_onnx(parsed)
+
+
+@pytest.mark.parametrize("change", BAD_CONSTANTS)
+def test_weights_that_cannot_be_read(change):
+    parsed = model_of("GRU", values("GRU"), constants="WRB")
+    BAD_CONSTANTS[change](parsed.graph.initializer[0])
+    with pytest.raises(
+        ValueError, match=r"^GRU node 'cell', W: initializer 'W': needs data of its type and shape, got"
+    ):
+        from_onnx(parsed)
+
+
+def test_two_values_of_one_name():
+    parsed = model_of("GRU", values("GRU"), constants="WRB")
+    parsed.graph.initializer.append(parsed.graph.initializer[0])
+    with pytest.raises(ValueError, match=r"^path_or_model: needs values of different names, got 'W' 2 times in one"):
+        from_onnx(parsed)
+
+
+BOMBS = {
+    "ConstantOfShape": "W = ConstantOfShape (large)",
+    "Expand": "W = Expand (one, large)",
+    "Gather": "i = ConstantOfShape <value = int64[1] {0}> (half) W = Gather <axis = 2> (row, i)",
+    "Mul": "c = Expand (one, tall) r = Expand (one, wide) W = Mul (c, r)",
+    "Concat": "w0 = Expand (one, half) " + " ".join(f"w{k + 1} = Concat <axis = 2> (w{k}, w{k})" for k in range(9)),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_small_model_cannot_fill_the_memory(case):
+    arrays = weights("RNN", "") | {"large": np.array([1, 4, 10**9]), "half": np.array([1, 1, 2**17])}
+    arrays |= {"tall": np.array([1, 2**15, 1]), "wide": np.array([1, 1, 2**15]), "row": np.ones((1, 2**9, 1), "f")}
+    arrays |= {"one": np.ones((1, 1, 1), "f")}
+    del arrays["W"]
+    name = "w9" if case == "Concat" else "W"
+    parsed = model(f"{BOMBS[case]} [cell] y = RNN <hidden_size = 4> (x, {name}, R)", arrays)
+    with pytest.raises(ValueError, match=rf"^RNN node 'cell', W: value '\w+': needs at most .* got \d+ with {case}$"):
+        from_onnx(parsed)
 
 
 @pytest.mark.parametrize("name", ["W", "R", "B"])

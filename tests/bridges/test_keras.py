@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -404,6 +405,45 @@ def test_file_of_a_frozen_layer_with_others_in_it_gives_the_same(tmp_path):
     same(from_keras(tmp_path / "model.h5"), from_keras(model))
 
 
+def two_in_a_model():
+    inner = [kl.LSTM(I, return_sequences=True, name=name) for name in "ab"]
+    return keras.Sequential([keras.Input((None, I)), keras.Sequential([keras.Input((None, I)), *inner], name="inner")])
+
+
+def both_directions():
+    return keras.Sequential([keras.Input((None, I)), kl.Bidirectional(kl.LSTM(H), name="both")])
+
+
+FROZEN = {  # by itself, which no configuration says
+    "cell of a direction": (both_directions, lambda model: model.layers[0].forward_layer.cell),
+    "cell of a layer": (two_in_a_model, lambda model: model.layers[0].layers[0].cell),
+    "kernel": (both_directions, lambda model: model.layers[0].forward_layer.cell.kernel),
+    "recurrent kernel": (two_in_a_model, lambda model: model.layers[0].layers[0].cell.recurrent_kernel),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_file_gives_the_same_whatever_was_frozen(case, suffix, tmp_path):
+    make, part = FROZEN[case]
+    model = filled(make())
+    part(model).trainable = False
+    model.save(tmp_path / f"model{suffix}")
+    same(from_keras(tmp_path / f"model{suffix}"), from_keras(model))
+
+
+def test_legacy_file_whose_names_and_order_disagree_is_refused(tmp_path):
+    model, path = filled(both_directions()), tmp_path / "model.h5"
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        group = file["model_weights/both"]
+        names = list(group.attrs["weight_names"])
+        for name in names[:3]:
+            group.move(name, name.replace("forward_lstm", "elsewhere/backward_lstm"))
+        group.attrs["weight_names"] = [name.replace("forward_lstm", "elsewhere/backward_lstm") for name in names]
+    refused(path, "both: needs weights in the order of its cells, got those of .*elsewhere/backward_lstm/lstm_cell")
+
+
 def test_operations_that_are_no_layers_are_passed_over(tmp_path):
     x = keras.Input((None, I))
     y = keras.ops.add(kl.LSTM(H, return_sequences=True)(x) * 2, 1)
@@ -483,6 +523,11 @@ class OwnCell(kl.GRUCell):
     pass
 
 
+def twin(kind):
+    """A registered subclass with the name of its parent."""
+    return keras.saving.register_keras_serializable()(type(kind.__name__, (kind,), {}))
+
+
 REFUSED = {
     "activation: needs 'tanh' or 'relu', got 'elu'": lambda: kl.SimpleRNN(H, activation="elu"),
     "activation: needs 'tanh', got 'relu'": lambda: kl.LSTM(H, activation="relu"),
@@ -505,8 +550,13 @@ REFUSED = {
     "needs weights of one dtype, got float32 and float64": lambda: kl.RNN(
         [kl.GRUCell(H), kl.GRUCell(H, dtype="float64")]
     ),
-    "needs one of .*, got (Custom>)?Own": lambda: Own(H),
-    "needs one of .*, got (Custom>)?OwnCell": lambda: kl.RNN(OwnCell(H)),
+    "needs one of .*, got (a custom |Custom>)Own": lambda: Own(H),
+    "needs one of .*, got a custom OwnCell": lambda: kl.RNN(OwnCell(H)),
+    "needs one of .*, got a custom GRUCell": lambda: kl.RNN(twin(kl.GRUCell)(H)),
+    "needs one of .*, got a custom GRUCell ": lambda: kl.RNN([kl.GRUCell(H), twin(kl.GRUCell)(H)]),
+    "needs one of .*, got a custom LSTM": lambda: kl.Bidirectional(twin(kl.LSTM)(H)),
+    "needs one of .*, got (a custom |Custom>)LSTM": lambda: twin(kl.LSTM)(H),
+    "needs one of .*, got (a custom |Custom>)Bidirectional": lambda: twin(kl.Bidirectional)(kl.GRU(H)),
     "needs one of .*, got ConvLSTM1D": lambda: kl.ConvLSTM1D(2, 2),
     "needs one of .*, got ConvLSTM1D ": lambda: kl.Bidirectional(kl.ConvLSTM1D(2, 2)),
     "needs dtype float32 or float64, got": lambda: kl.LSTM(H, dtype="float16", recurrent_initializer="zeros"),
@@ -539,8 +589,24 @@ def test_own_function_is_refused_whatever_its_name():
 
 
 def test_own_layer_is_refused_though_it_has_a_name_of_keras():
-    with pytest.raises(ValueError, match=r"mine: needs one of Keras' .*, got GRU"):
+    with pytest.raises(ValueError, match=r"mine: needs one of Keras' .*, got a custom GRU"):
         from_keras(type("GRU", (kl.GRU,), {})(H, name="mine"))
+
+
+def test_own_cell_is_refused_though_it_has_a_name_of_keras():
+    own = type("GRUCell", (kl.GRUCell,), {})
+    swapped = kl.GRU(H, name="mine")
+    swapped.cell = own(H)
+    for layer in (kl.RNN(own(H), name="mine"), kl.RNN([kl.GRUCell(H), own(H)], name="mine"), swapped):
+        with pytest.raises(ValueError, match=r"mine: needs .* got a custom GRUCell"):
+            from_keras(filled(layer))
+
+
+def test_own_layer_in_a_file_is_refused_though_it_has_a_name_of_keras(tmp_path):
+    own = type("GRU", (kl.GRU,), {})(H, name="mine")
+    keras.Sequential([keras.Input((None, I)), own]).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"mine: needs one of Keras' .*, got a custom GRU"):
+        from_keras(tmp_path / "model.keras")
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -666,6 +732,27 @@ def test_compressed_archive_is_read(good, tmp_path):
 )
 def test_archive_with_other_members_is_refused(good, members, message, tmp_path):
     refused(rewritten(good[".keras"], tmp_path / "model.keras", **members), message)
+
+
+def bomb(path, method, size, packed):
+    """An archive whose configuration is of so many blanks, and says that they were packed to so many bytes."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("config.json", b" " * size)
+        archive.writestr("model.weights.h5", b"")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.find(b"PK\x01\x02") + 20, packed)
+    path.write_bytes(data)
+    return path
+
+
+def test_archive_cannot_lie_about_how_much_it_holds(tmp_path):
+    path = bomb(tmp_path / "model.keras", zipfile.ZIP_DEFLATED, 10**7, 2**31 - 1)
+    refused(path, "config.json: needs 10000000 bytes, got [0-9]{4} to unpack them from")
+
+
+def test_archive_packed_without_a_bound_is_refused(tmp_path):
+    path = bomb(tmp_path / "model.keras", zipfile.ZIP_BZIP2, 1000, 2**31 - 1)
+    refused(path, "config.json: needs to be stored or deflated, got method 12")
 
 
 def at_kernel(change):

@@ -19,7 +19,19 @@ import onnx
 import pytest
 from onnx import helper
 from onnx.backend.test import BackendTest
-from onnx_models import GATES, OUTPUTS, REVERSE, batch_first, model_of, says, sigmoid, typed, values
+from onnx_models import (
+    BAD_CONSTANTS,
+    GATES,
+    OUTPUTS,
+    REVERSE,
+    batch_first,
+    model_of,
+    says,
+    sigmoid,
+    sparse,
+    typed,
+    values,
+)
 
 import fastrnn
 import fastrnn.onnx as backend
@@ -308,6 +320,17 @@ def test_constants_are_read_once_and_give_the_same_bits(op, layout, clip):
                     np.testing.assert_array_equal(part, expected)
 
 
+@pytest.mark.parametrize("by_axis", [False, True])
+def test_sparse_constants(by_axis):
+    fed = values("RNN")
+    model = model_of("RNN", fed, constants="W")
+    del model.graph.initializer[:]
+    model.graph.sparse_initializer.append(sparse(fed["W"], "W", by_axis))
+    assert backend.is_compatible(model)
+    inputs = [array for name, array in fed.items() if name != "W"]
+    close(backend.run_model(model, inputs), says("RNN", fed), np.float32)
+
+
 def test_outputs_have_names():
     fed = values("GRU")
     outputs = backend.run_model(model_of("GRU", fed, outputs=("", "last")), list(fed.values()))
@@ -394,6 +417,16 @@ def changed(**arrays):
 WRONG = np.zeros((2, 2, 2), np.float32)
 BAD_INPUTS = {
     "X of another dtype": (lambda fed: fed | {"X": fed["X"].astype(np.float64)}, TypeError, "X: needs dtype float32"),
+    "X of half": (
+        lambda fed: fed | {"X": fed["X"].astype(np.float16)},
+        TypeError,
+        "X: needs dtype float32 like W, got",
+    ),
+    "R of half": (
+        lambda fed: fed | {"R": fed["R"].astype(np.float16)},
+        TypeError,
+        "R: needs dtype float32 like W, got",
+    ),
     "X of integers": (lambda fed: fed | {"X": np.ones((5, 4, 3), int)}, TypeError, "X: needs dtype float32 or float64"),
     "X masked": (lambda fed: fed | {"X": np.ma.array(fed["X"])}, TypeError, "X: needs a plain array, got a masked"),
     "X flat": (lambda fed: fed | {"X": fed["X"][0]}, ValueError, r"X: needs shape \(T, B, I\) with I = 3, got \(4, 3"),
@@ -474,6 +507,27 @@ def test_the_checker_sees_a_model_first():
     with pytest.raises(onnx.checker.ValidationError, match="layout"):
         backend.prepare(model)
     assert not backend.is_compatible(model)
+
+
+@pytest.mark.parametrize("change", BAD_CONSTANTS)
+def test_constants_that_cannot_be_read(change):
+    model = model_of("RNN", values("RNN"), constants="W")
+    BAD_CONSTANTS[change](model.graph.initializer[0])
+    with pytest.raises((ValueError, onnx.checker.ValidationError), match="W"):
+        backend.prepare(model)
+    assert not backend.is_compatible(model)
+
+
+def test_names_that_are_no_text():
+    for name in (b"RNN", b"hidden_size", b"cell"):
+        data = model_of("RNN", values("RNN")).SerializeToString()
+        model = onnx.load_from_string(data.replace(name, name[:-1] + b"\xff"))
+        if name == b"cell":
+            assert backend.is_compatible(model)
+            continue
+        with pytest.raises(ValueError, match=r"^model: needs (RNN, GRU and LSTM nodes .* b'RN\\xff'|names in UTF-8)"):
+            backend.prepare(model)
+        assert not backend.is_compatible(model)
 
 
 def test_outputs_must_be_made():

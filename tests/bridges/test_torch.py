@@ -73,6 +73,7 @@ def agree(theirs, ours, example, dtype):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", OURS)
 def test_on_the_inputs_of_pytorch(name, training, dtype, ways):
+    torch.manual_seed(0)
     info = RECURRENT[name]
     make = [info.module_inputs_func]
     if name != "LSTM":
