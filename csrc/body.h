@@ -326,10 +326,10 @@ static void add(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real
 
 static void copy(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
 {
-    for (ptrdiff_t r = 0; r < n; r++, src += src ? ldsrc : 0, dst += lddst)
+    for (ptrdiff_t r = 0; r < n; r++)
         for (ptrdiff_t u = 0; u < N; u += VL) {
             ptrdiff_t lanes = least(VL, N - u);
-            set(dst + u, src ? get(src + u, lanes) : all(0), lanes);
+            set(dst + r * lddst + u, src ? get(src + r * ldsrc + u, lanes) : all(0), lanes);
         }
 }
 
