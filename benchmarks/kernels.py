@@ -75,6 +75,7 @@ GROUPS = {
     "step backward": [(f"{cell}_back", B, 0, 128) for B in (1, 32) for cell in GATES],
     "step of Cho's GRU backward": [(half, 32, 0, 128) for half in ("gru_reset_back", "gru_gates_back")],
     "recurrent product backward, LSTM": [("gemm", B, 4 * H, H) for B in (1, 32) for H in SIZES],
+    "product of weights not packed, LSTM": [("gemv", 1, H, 4 * H) for H in SIZES],
     "input gradient, LSTM": [("gemm", 512, 512, 128)],
     "weight gradient, LSTM": [("outer", 512, 4 * H, H) for H in (*SIZES, 512)],
     "sums": [("add", 32, 0, 128), ("add_rows", 512, 0, 512)],

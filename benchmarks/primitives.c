@@ -100,6 +100,13 @@ static void gemm(bench *b)
     TIMED(b, 2.0 * n * K * N) b->k->gemm(0, n, N, K, a, K, w, bias, 0, c, N);
 }
 
+static void gemv(bench *b)
+{
+    ptrdiff_t K = b->K, N = b->N;
+    real *w = operand(b, K * N), *a = operand(b, K), *bias = operand(b, N), *c = operand(b, N);
+    TIMED(b, 2.0 * K * N) b->k->gemv(N, K, w, K, a, bias, c);
+}
+
 /* Here the sum runs over the rows. */
 static void outer(bench *b)
 {
@@ -127,7 +134,7 @@ static void add(bench *b)
 {
     ptrdiff_t n = b->n, N = b->N;
     real *from = operand(b, n * N), *to = operand(b, n * N);
-    TIMED(b, 0) b->k->add(n, N, from, N, to, N);
+    TIMED(b, 0) b->k->add(n, N, from, NULL, N, to, N);
 }
 
 static void add_rows(bench *b)
@@ -275,6 +282,7 @@ static const struct {
     void (*time)(bench *b);
 } PRIMITIVES[] = {
     {"gemm", gemm},
+    {"gemv", gemv},
     {"outer", outer},
     {"pack_columns", pack_columns},
     {"pack_gates", pack_gates},

@@ -24,27 +24,41 @@ INLINE void set(real *p, vec v, ptrdiff_t lanes)
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* to[k * step + lane] = w[lane * ldw + k] for 4 by 4 of them. */
-INLINE void transpose_quad(const real *w, ptrdiff_t ldw, real *to, ptrdiff_t step)
+/* t[k]: the k-th elements of VL rows of w, for the first few k. */
+#if FRNN_LANES == 2
+#define FEW 2
+INLINE void columns(const real *w, ptrdiff_t ldw, vec t[FEW])
 {
-    quad a = *(const quad_anywhere *)w, b = *(const quad_anywhere *)(w + ldw);
-    quad c = *(const quad_anywhere *)(w + 2 * ldw), d = *(const quad_anywhere *)(w + 3 * ldw);
-    quad ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
-    quad ab2 = SHUFFLE(a, b, 2, 6, 3, 7), cd2 = SHUFFLE(c, d, 2, 6, 3, 7);
-    *(quad_anywhere *)to = SHUFFLE(ab, cd, 0, 1, 4, 5);
-    *(quad_anywhere *)(to + step) = SHUFFLE(ab, cd, 2, 3, 6, 7);
-    *(quad_anywhere *)(to + 2 * step) = SHUFFLE(ab2, cd2, 0, 1, 4, 5);
-    *(quad_anywhere *)(to + 3 * step) = SHUFFLE(ab2, cd2, 2, 3, 6, 7);
+    vec a = load(w), b = load(w + ldw);
+    t[0] = (vec){a[0], b[0]};
+    t[1] = (vec){a[1], b[1]};
 }
+#else
+#define FEW 4
+INLINE void columns(const real *w, ptrdiff_t ldw, vec t[FEW])
+{
+    vec a = quads(w, 4 * ldw), b = quads(w + ldw, 4 * ldw);
+    vec c = quads(w + 2 * ldw, 4 * ldw), d = quads(w + 3 * ldw, 4 * ldw);
+    vec ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+    vec ab2 = SHUFFLE(a, b, 2, 6, 3, 7), cd2 = SHUFFLE(c, d, 2, 6, 3, 7);
+    t[0] = SHUFFLE(ab, cd, 0, 1, 4, 5);
+    t[1] = SHUFFLE(ab, cd, 2, 3, 6, 7);
+    t[2] = SHUFFLE(ab2, cd2, 0, 1, 4, 5);
+    t[3] = SHUFFLE(ab2, cd2, 2, 3, 6, 7);
+}
+#endif
 
-/* The same for K by VL of them, zeros in the lanes past the last. */
+/* to[k * step + lane] = w[lane * ldw + k] for K by VL of them, zeros in the lanes past the last. */
 static void pack_lanes(ptrdiff_t K, ptrdiff_t lanes, const real *w, ptrdiff_t ldw, real *to, ptrdiff_t step)
 {
-    ptrdiff_t whole = VL % 4 == 0 && lanes == VL ? K / 4 * 4 : 0;
-    for (ptrdiff_t k = 0; k < whole; k += 4)
-        for (ptrdiff_t lane = 0; lane < VL; lane += 4)
-            transpose_quad(w + lane * ldw + k, ldw, to + k * step + lane, step);
-    for (ptrdiff_t k = whole; k < K; k++) {
+    ptrdiff_t k = 0;
+    vec t[FEW];
+    for (; lanes == VL && k + FEW <= K; k += FEW) {
+        columns(w + k, ldw, t);
+        UNROLL for (int i = 0; i < FEW; i++)
+            put(to + (k + i) * step, t[i]);
+    }
+    for (; k < K; k++) {
         for (ptrdiff_t lane = 0; lane < lanes; lane++)
             to[k * step + lane] = w[lane * ldw + k];
         for (ptrdiff_t lane = lanes; lane < VL; lane++)
@@ -276,6 +290,35 @@ static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
     }
 }
 
+/* c = z + w a for one vector of units, of which `lanes` are there. */
+INLINE vec lone_sum(ptrdiff_t lanes, ptrdiff_t K, const real *w, ptrdiff_t ldw, const real *a, vec sum)
+{
+    ptrdiff_t k = 0, n;
+    real few[FEW * VL] ALIGNED;
+    vec t[FEW];
+    for (; k < K; k += n) {
+        n = least(FEW, K - k);
+        if (lanes == VL && n == FEW) {
+            columns(w + k, ldw, t);
+            UNROLL for (int i = 0; i < FEW; i++)
+                sum = fmadd(all(a[k + i]), t[i], sum);
+            continue;
+        }
+        pack_lanes(n, lanes, w + k, ldw, few, VL);
+        for (ptrdiff_t i = 0; i < n; i++)
+            sum = fmadd(all(a[k + i]), load(few + i * VL), sum);
+    }
+    return sum;
+}
+
+static void gemv(ptrdiff_t N, ptrdiff_t K, const real *w, ptrdiff_t ldw, const real *a, const real *z, real *c)
+{
+    for (ptrdiff_t n = 0; n < N; n += VL) {
+        ptrdiff_t lanes = least(VL, N - n);
+        set(c + n, lone_sum(lanes, K, w + n * ldw, ldw, a, z ? get(z + n, lanes) : all(0)), lanes);
+    }
+}
+
 /* Asks for the next tile's place in c while this tile is at work. */
 INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
 {
@@ -315,22 +358,32 @@ static void outer(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a
     }
 }
 
-static void add(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
+static void add(ptrdiff_t n, ptrdiff_t N, const real *src, const ptrdiff_t *from, ptrdiff_t ldsrc, real *dst,
+                ptrdiff_t lddst)
 {
-    for (ptrdiff_t r = 0; r < n; r++, src += ldsrc, dst += lddst)
-        for (ptrdiff_t u = 0; u < N; u += VL) {
-            ptrdiff_t lanes = least(VL, N - u);
-            set(dst + u, get(dst + u, lanes) + get(src + u, lanes), lanes);
-        }
+    const ptrdiff_t whole = N / VL * VL, rest = N - whole;
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const real *s = src + (from ? from[r] : r * ldsrc);
+        real *d = dst + r * lddst;
+        for (ptrdiff_t u = 0; u < whole; u += VL)
+            put(d + u, load(d + u) + load(s + u));
+        if (rest)
+            put_part(d + whole, part(d + whole, rest) + part(s + whole, rest), rest);
+    }
 }
 
-static void copy(ptrdiff_t n, ptrdiff_t N, const real *src, ptrdiff_t ldsrc, real *dst, ptrdiff_t lddst)
+static void copy(ptrdiff_t n, ptrdiff_t N, const real *src, const ptrdiff_t *from, ptrdiff_t ldsrc, real *dst,
+                 const ptrdiff_t *to, ptrdiff_t lddst)
 {
-    for (ptrdiff_t r = 0; r < n; r++)
-        for (ptrdiff_t u = 0; u < N; u += VL) {
-            ptrdiff_t lanes = least(VL, N - u);
-            set(dst + r * lddst + u, src ? get(src + r * ldsrc + u, lanes) : all(0), lanes);
-        }
+    const ptrdiff_t whole = N / VL * VL, rest = N - whole;
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const real *s = src ? src + (from ? from[r] : r * ldsrc) : src;
+        real *d = dst + (to ? to[r] : r * lddst);
+        for (ptrdiff_t u = 0; u < whole; u += VL)
+            put(d + u, src ? load(s + u) : all(0));
+        if (rest)
+            put_part(d + whole, src ? part(s + whole, rest) : all(0), rest);
+    }
 }
 
 static void add_rows(ptrdiff_t K, ptrdiff_t N, const real *d, ptrdiff_t ldd, real *sums)
@@ -711,6 +764,7 @@ static void sigmoid_row(ptrdiff_t n, const real *x, real *y)
      .pack_columns = pack_columns,                                                                                     \
      .pack_gates = pack_gates,                                                                                         \
      .gemm = gemm,                                                                                                     \
+     .gemv = gemv,                                                                                                     \
      .outer = outer,                                                                                                   \
      .add = add,                                                                                                       \
      .copy = copy,                                                                                                     \

@@ -62,17 +62,23 @@ enum {
 /* gemm: c = z + a w.
  *   a (M, K); w (K, N) packed in columns; z (M, N), or one row for all with ldz = 0, or null for zeros; c (M, N) out.
  *   c may be z, with the same leading dimension. turn: odd goes through the panels of w backwards; why: see below.
+ * gemv: the same for one row, where w is not worth packing.
+ *   a (K,); w (N, K) as W_ih stands; z (N,), or null for zeros; c (N,) out, which may be z.
  * outer: c = a^T d, the weight gradients of K rows, or, more = 1, c += a^T d.
  *   a (K, M); d (K, N); c (M, N) out, or in/out; work: K * 4*VL elements.
- * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros.
+ * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros. from, to: where each row of src, of dst
+ *   begins, in elements; null for one row every ld.
  * add_rows: sums += the sum of the rows of d, in order.  d (K, N); sums (N,) in/out. */
 #define FRNN_PRODUCTS(R)                                                                                               \
     void (*gemm)(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const R *a, ptrdiff_t lda, const R *w, const R *z,   \
                  ptrdiff_t ldz, R *c, ptrdiff_t ldc);                                                                  \
+    void (*gemv)(ptrdiff_t N, ptrdiff_t K, const R *w, ptrdiff_t ldw, const R *a, const R *z, R *c);                   \
     void (*outer)(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const R *a, ptrdiff_t lda, const R *d,              \
                   ptrdiff_t ldd, R *c, ptrdiff_t ldc, R *work);                                                        \
-    void (*add)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                     \
-    void (*copy)(ptrdiff_t n, ptrdiff_t N, const R *src, ptrdiff_t ldsrc, R *dst, ptrdiff_t lddst);                    \
+    void (*add)(ptrdiff_t n, ptrdiff_t N, const R *src, const ptrdiff_t *from, ptrdiff_t ldsrc, R *dst,                \
+                ptrdiff_t lddst);                                                                                      \
+    void (*copy)(ptrdiff_t n, ptrdiff_t N, const R *src, const ptrdiff_t *from, ptrdiff_t ldsrc, R *dst,               \
+                 const ptrdiff_t *to, ptrdiff_t lddst);                                                                \
     void (*add_rows)(ptrdiff_t K, ptrdiff_t N, const R *d, ptrdiff_t ldd, R *sums);
 
 /* One time step for n rows and the first U of H units; a caller that shares the units of a layer out among threads

@@ -10,10 +10,12 @@
 typedef __m256d native;
 #define OP(name) _mm256_##name##_pd
 static const int64_t ones_then_zeros[8] = {-1, -1, -1, -1};
+INLINE vec quads(const real *p, ptrdiff_t ld) { return (void)ld, load(p); }
 #else
 typedef __m256 native;
 #define OP(name) _mm256_##name##_ps
 static const int32_t ones_then_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+INLINE vec quads(const real *p, ptrdiff_t ld) { return (vec)_mm256_loadu2_m128(p + ld, p); }
 #endif
 
 INLINE vec fmadd(vec a, vec b, vec c) { return (vec)OP(fmadd)((native)a, (native)b, (native)c); }

@@ -11,10 +11,19 @@
 typedef __m512d native;
 typedef __mmask8 lane_mask;
 #define OP(name) _mm512_##name##_pd
+INLINE vec quads(const real *p, ptrdiff_t ld)
+{
+    return (vec)_mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(p)), _mm256_loadu_pd(p + ld), 1);
+}
 #else
 typedef __m512 native;
 typedef __mmask16 lane_mask;
 #define OP(name) _mm512_##name##_ps
+INLINE vec quads(const real *p, ptrdiff_t ld)
+{
+    __m256 low = _mm256_loadu2_m128(p + ld, p), high = _mm256_loadu2_m128(p + 3 * ld, p + 2 * ld);
+    return (vec)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
 #endif
 
 INLINE vec fmadd(vec a, vec b, vec c) { return (vec)OP(fmadd)((native)a, (native)b, (native)c); }

@@ -4,6 +4,7 @@
  * The vocabulary of body.h; vec_types.h adds what is the same everywhere.
  *   fmadd(a, b, c)     a b + c, rounded once where the processor can (else twice: see frnn.h on bits)
  *   max, min(a, b)     the larger, the smaller; b where either is NaN, so that max(limit, x) passes a NaN x on
+ *   quads(p, ld)       a vector of quads, one every ld elements from p on
  *   part(p, n)         the n lanes at p, 0 <= n < VL, zeros behind; reads nothing past them
  *   put_part(p, v, n)  the reverse
  *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (a third less speed)
@@ -35,6 +36,7 @@ INLINE vec fmadd(vec a, vec b, vec c) { return a * b + c; }
 
 INLINE vec max(vec a, vec b) { return (vec)(((ivec)a & (a > b)) | ((ivec)b & ~(a > b))); }
 INLINE vec min(vec a, vec b) { return (vec)(((ivec)a & (a < b)) | ((ivec)b & ~(a < b))); }
+INLINE vec quads(const real *p, ptrdiff_t ld) { return (void)ld, load(p); }
 INLINE vec part(const real *p, ptrdiff_t n)
 {
     vec v = {0};

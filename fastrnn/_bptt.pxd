@@ -34,7 +34,8 @@ cdef struct BackJob:  # a backward pass
     Sequence q
     int wide, variant
     Py_ssize_t I, H, P, G
-    Py_ssize_t steps           # of a chunk
+    Py_ssize_t* cuts           # the first step of each chunk, and T
+    Py_ssize_t chunks, rows    # how many there are, and rows of the largest one
     Py_ssize_t width           # of a row of dz, whose first G*H columns are x's side
     Py_ssize_t work_each
     bint by_units              # threads share the units of a step, not the rows
@@ -68,7 +69,7 @@ cdef class Backward:
     cdef BackJob j
     cdef object call, keep, grads
     cdef Py_ssize_t itemsize
-    cdef Py_ssize_t chunk_rows(self)
+    cdef void cut(self) except *
     cdef void* block(self, Py_ssize_t n) except NULL
     cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *

@@ -18,6 +18,7 @@ from fastrnn._kernels cimport (
     run as run_shared,
 )
 from fastrnn._rows cimport (
+    Sequence,
     View,
     add_gathered,
     at_work,
@@ -35,13 +36,13 @@ from numpy import empty
 
 from fastrnn._records import Grads
 
-cdef Py_ssize_t BACK_ROWS = 512  # of a chunk: enough for the sums of the weight gradients to pay, not too many for L2
+# Of a chunk, or one step's: enough for the sums of the weight gradients to pay, not too many for L2.
+cdef Py_ssize_t BACK_ROWS = 512
 
 
-cdef inline Py_ssize_t chunk_start(const BackJob* j, Py_ssize_t s1) noexcept nogil:
-    """The first step of the chunk that ends before s1. Chunks are cut from step 0 on, whatever T is, so that a padded
-    batch sums its weight gradients in the same order as an unpadded one."""
-    return (s1 - 1) // j.steps * j.steps
+cdef inline Py_ssize_t rows_of(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1) noexcept nogil:
+    """How many rows work in the steps s0..s1-1."""
+    return before(q, s1) - before(q, s0)
 
 
 cdef inline View from_unit(const View* v, Py_ssize_t u0, Py_ssize_t itemsize) noexcept nogil:
@@ -66,16 +67,18 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
     if parts > 1:
         width = a.U
     out, grad_out = from_unit(&j.out, a.u0, sizeof(real)), from_unit(&j.grad_out, a.u0, sizeof(real))
+    if part == 0 and j.x_rows != NULL:
+        for s in range(s0, s1):
+            n = at_work(&j.q, s, r0, r1)
+            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + (before(&j.q, s) + r0 - first) * j.I, j.I)
     for s in range(s1 - 1, s0 - 1, -1):
         n = at_work(&j.q, s, r0, r1)
         row = before(&j.q, s) + r0 - first
         h_prev = <real*>j.h_rows + row * j.P
-        if part == 0 and j.x_rows != NULL:
-            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + row * j.I, j.I)
         if s > 0:
             gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0, j.P)
         else:
-            copy(n, width, <const real*>j.h0 + r0 * j.P + a.u0, j.P, h_prev + a.u0, j.P)
+            copy(n, width, <const real*>j.h0 + r0 * j.P + a.u0, NULL, j.P, h_prev + a.u0, NULL, j.P)
         add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0, j.P)
         a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
         a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
@@ -87,7 +90,7 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
 cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
                            real* work) noexcept nogil:
     """This part's share of the products of one chunk: whole sums, so that each of them keeps its order."""
-    cdef Py_ssize_t K = before(&j.q, s1) - before(&j.q, s0), m0, m1
+    cdef Py_ssize_t K = rows_of(&j.q, s0, s1), m0, m1
     cdef const Product* p
     cdef const real* rows
     cdef int i
@@ -115,25 +118,25 @@ cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, r
 cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
                           real* work) noexcept nogil:
     """This part's share of dx = dz W_ih for one chunk: a run of packed rows."""
-    cdef Py_ssize_t first = before(&j.q, s0), K = before(&j.q, s1) - first, s = s0
-    cdef Py_ssize_t k0 = K * part // parts, k1 = K * (part + 1) // parts, k
+    cdef Py_ssize_t first = before(&j.q, s0), K = rows_of(&j.q, s0, s1), s, r0, r1
+    cdef Py_ssize_t k0 = first + K * part // parts, k1 = first + K * (part + 1) // parts
     cdef bint in_place = consecutive(&j.dx, &j.q, j.I, j.q.B)
     cdef real* panel = work + (K * j.I if not in_place else 0)
-    cdef real* to = <real*>j.dx.data + (first + k0) * j.I if in_place else work
-    times_w_ih(j, k1 - k0, <const real*>j.dz + k0 * j.width, to, panel)
+    cdef real* to = <real*>j.dx.data + k0 * j.I if in_place else work
+    times_w_ih(j, k1 - k0, <const real*>j.dz + (k0 - first) * j.width, to, panel)
     if in_place:
         return
-    for k in range(k0, k1):
-        while first + k >= before(&j.q, s + 1):
-            s += 1
-        scatter(&j.dx, &j.q, j.I, s, first + k - before(&j.q, s), 1, work + (k - k0) * j.I)
+    for s in range(s0, s1):
+        r0, r1 = max(k0, before(&j.q, s)), min(k1, before(&j.q, s + 1))
+        if r0 < r1:
+            scatter(&j.dx, &j.q, j.I, s, r0 - before(&j.q, s), r1 - r0, work + (r0 - k0) * j.I)
 
 
 cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexcept nogil:
     """This part's rows of every chunk's time loop, then, when all have theirs, its share of the products."""
-    cdef Py_ssize_t r0, r1, s0, s1 = j.q.T
-    while s1 > 0:
-        s0 = chunk_start(j, s1)
+    cdef Py_ssize_t r0, r1, s0, s1, k
+    for k in range(j.chunks - 1, -1, -1):
+        s0, s1 = j.cuts[k], j.cuts[k + 1]
         share(&j.q, s0, s1, part, parts, &r0, &r1)
         if j.by_units:
             backward_rows(j, s0, s1, 0, j.q.B, part, parts, work)
@@ -143,7 +146,6 @@ cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexc
         input_gradients(j, s0, s1, part, parts, work)
         weight_gradients(j, s0, s1, part, parts, work)
         barrier(parts)
-        s1 = s0
 
 
 cdef void backward_task(void* job, int part, int parts) noexcept nogil:
@@ -193,15 +195,31 @@ cdef class Backward:
         j.tape = (<Memory>saved).at
         j.w_ih = address(call.w_ih)
         j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)
-        j.steps = max(BACK_ROWS // max(j.q.B, 1), 1)
+        self.cut()
         if not consecutive(&j.x, &j.q, j.I, j.q.B):
-            j.x_rows = self.block(self.chunk_rows() * j.I)
-        j.h_rows = self.block(self.chunk_rows() * j.P)
-        j.dz, j.sums = self.block(self.chunk_rows() * width), self.block(width)
+            j.x_rows = self.block(j.rows * j.I)
+        j.h_rows = self.block(j.rows * j.P)
+        j.dz, j.sums = self.block(j.rows * width), self.block(width)
         memset(j.sums, 0, width * self.itemsize)
 
-    cdef Py_ssize_t chunk_rows(self):
-        return min(self.j.steps * self.j.q.B, self.j.q.R)
+    cdef void cut(self) except *:
+        """Into chunks, from step 0 on and by the rows at work, so that a padded batch sums its weight gradients in the
+        same order as an unpadded one."""
+        cdef BackJob* j = &self.j
+        cdef Py_ssize_t s, n, rows = 0
+        cuts = Memory((2 * j.q.R // BACK_ROWS + 3) * sizeof(Py_ssize_t))  # two chunks together have more rows
+        self.keep.append(cuts)
+        j.cuts = <Py_ssize_t*>cuts.at
+        j.cuts[0] = 0
+        for s in range(j.q.T):
+            n = j.q.alive[s] if j.q.alive != NULL else j.q.B
+            if rows > 0 and rows + n > BACK_ROWS:
+                j.chunks += 1
+                j.cuts[j.chunks], rows = s, 0
+            rows += n
+            j.rows = max(j.rows, rows)
+        j.chunks += 1
+        j.cuts[j.chunks] = j.q.T
 
     cdef void* block(self, Py_ssize_t n) except NULL:
         """n elements that live as long as this pass."""
@@ -227,7 +245,7 @@ cdef class Backward:
             return
         parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H // panel, &j.by_units)
         j.back = back
-        j.work_each = panel * max(self.chunk_rows(), j.G * j.H) + self.chunk_rows() * j.I + j.q.B * j.H
+        j.work_each = panel * max(j.rows, j.G * j.H) + j.rows * j.I + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)
         with nogil:
             run_shared(backward_task, j, parts)

@@ -101,7 +101,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         gemm(<int>a.s, n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
         gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz)
         gemm(<int>a.s, n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
-        copy(n, H, tape + 3 * H, j.tape_width, <real*>j.hidden + a.row * H, H)
+        copy(n, H, tape + 3 * H, NULL, j.tape_width, <real*>j.hidden + a.row * H, NULL, H)
     else:
         gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0)
         barrier(a.parts)
@@ -129,7 +129,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     if reset_before:
         w_hn = packed_columns(call.w_hh[2 * H :], H, H, False)
         j.w_hn = w_hn.at
-        j.hidden = b.block(b.chunk_rows() * H)
+        j.hidden = b.block(j.rows * H)
         b.product(dz_r, j.width, 2 * H, j.h_rows, b.grads.w_hh, 0)
         b.product(j.dz, j.width, H, j.hidden, b.grads.w_hh, 2 * H)
     else:

@@ -16,12 +16,14 @@ cdef extern from "frnn.h" nogil:
                            float* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
         void (*gemm)(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const float* a, Py_ssize_t lda,
                      const float* w, const float* z, Py_ssize_t ldz, float* c, Py_ssize_t ldc) noexcept nogil
+        void (*gemv)(Py_ssize_t N, Py_ssize_t K, const float* w, Py_ssize_t ldw, const float* a, const float* z,
+                     float* c) noexcept nogil
         void (*outer)(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const float* a, Py_ssize_t lda,
                       const float* d, Py_ssize_t ldd, float* c, Py_ssize_t ldc, float* work) noexcept nogil
-        void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
+        void (*add)(Py_ssize_t n, Py_ssize_t N, const float* src, const Py_ssize_t* at, Py_ssize_t ldsrc, float* dst,
                     Py_ssize_t lddst) noexcept nogil
-        void (*copy)(Py_ssize_t n, Py_ssize_t N, const float* src, Py_ssize_t ldsrc, float* dst,
-                     Py_ssize_t lddst) noexcept nogil
+        void (*copy)(Py_ssize_t n, Py_ssize_t N, const float* src, const Py_ssize_t* at, Py_ssize_t ldsrc, float* dst,
+                     const Py_ssize_t* to, Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const float* d, Py_ssize_t ldd, float* sums) noexcept nogil
         void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const float* z, Py_ssize_t ldz,
                          const float* x, Py_ssize_t ldx, Py_ssize_t I, const float* h_prev, Py_ssize_t ldh_prev,
@@ -65,12 +67,14 @@ cdef extern from "frnn.h" nogil:
                            double* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil
         void (*gemm)(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const double* a, Py_ssize_t lda,
                      const double* w, const double* z, Py_ssize_t ldz, double* c, Py_ssize_t ldc) noexcept nogil
+        void (*gemv)(Py_ssize_t N, Py_ssize_t K, const double* w, Py_ssize_t ldw, const double* a, const double* z,
+                     double* c) noexcept nogil
         void (*outer)(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const double* a, Py_ssize_t lda,
                       const double* d, Py_ssize_t ldd, double* c, Py_ssize_t ldc, double* work) noexcept nogil
-        void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
+        void (*add)(Py_ssize_t n, Py_ssize_t N, const double* src, const Py_ssize_t* at, Py_ssize_t ldsrc, double* dst,
                     Py_ssize_t lddst) noexcept nogil
-        void (*copy)(Py_ssize_t n, Py_ssize_t N, const double* src, Py_ssize_t ldsrc, double* dst,
-                     Py_ssize_t lddst) noexcept nogil
+        void (*copy)(Py_ssize_t n, Py_ssize_t N, const double* src, const Py_ssize_t* at, Py_ssize_t ldsrc, double* dst,
+                     const Py_ssize_t* to, Py_ssize_t lddst) noexcept nogil
         void (*add_rows)(Py_ssize_t K, Py_ssize_t N, const double* d, Py_ssize_t ldd, double* sums) noexcept nogil
         void (*rnn_step)(int turn, Py_ssize_t n, Py_ssize_t U, int relu, const double* z, Py_ssize_t ldz,
                          const double* x, Py_ssize_t ldx, Py_ssize_t I, const double* h_prev, Py_ssize_t ldh_prev,
@@ -185,19 +189,26 @@ cdef inline void gemm(int turn, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const 
         f64.gemm(turn, M, N, K, a, lda, w, z, ldz, c, ldc)
 
 
+cdef inline void gemv(Py_ssize_t N, Py_ssize_t K, const real* w, Py_ssize_t ldw, const real* a, const real* z,
+                      real* c) noexcept nogil:
+    if real is float:
+        f32.gemv(N, K, w, ldw, a, z, c)
+    else:
+        f64.gemv(N, K, w, ldw, a, z, c)
+
+
 cdef inline void gemm_unpacked(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real* a, Py_ssize_t lda, const real* w,
                                const real* z, Py_ssize_t ldz, real* c, Py_ssize_t ldc, real* panel) noexcept nogil:
-    """c = z + a w^T, with w (N, K) as it was given: packed a panel at a time, and used where it is; for a lone row no
-    more of a panel than a first-level cache holds. panel: K * 4*VL elements."""
-    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, k, cols, depth, most = K if M > 1 else 128
+    """c = z + a w^T, with w (N, K) as it was given: packed a panel at a time, and used where it is.
+    panel: K * 4*VL elements."""
+    cdef Py_ssize_t width = 4 * lanes(sizeof(real)), n = 0, cols
+    if M == 1:
+        gemv(N, K, w, K, a, z, c)
+        return
     while n < N:
         cols = min(width, N - n)
-        k = 0
-        while k < K:
-            depth = min(most, K - k)
-            pack_columns(depth, cols, 1, w + n * K + k, K, panel, depth, 0)
-            gemm(0, M, cols, depth, a + k, lda, panel, z + n if k == 0 else c + n, ldz if k == 0 else ldc, c + n, ldc)
-            k += depth
+        pack_columns(K, cols, 1, w + n * K, K, panel, K, 0)
+        gemm(0, M, cols, K, a, lda, panel, z + n, ldz, c + n, ldc)
         n += width
 
 
@@ -209,20 +220,20 @@ cdef inline void outer(int more, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const
         f64.outer(more, K, M, N, a, lda, d, ldd, c, ldc, work)
 
 
-cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
+cdef inline void add(Py_ssize_t n, Py_ssize_t N, const real* src, const Py_ssize_t* at, Py_ssize_t ldsrc, real* dst,
                      Py_ssize_t lddst) noexcept nogil:
     if real is float:
-        f32.add(n, N, src, ldsrc, dst, lddst)
+        f32.add(n, N, src, at, ldsrc, dst, lddst)
     else:
-        f64.add(n, N, src, ldsrc, dst, lddst)
+        f64.add(n, N, src, at, ldsrc, dst, lddst)
 
 
-cdef inline void copy(Py_ssize_t n, Py_ssize_t N, const real* src, Py_ssize_t ldsrc, real* dst,
-                      Py_ssize_t lddst) noexcept nogil:
+cdef inline void copy(Py_ssize_t n, Py_ssize_t N, const real* src, const Py_ssize_t* at, Py_ssize_t ldsrc, real* dst,
+                      const Py_ssize_t* to, Py_ssize_t lddst) noexcept nogil:
     if real is float:
-        f32.copy(n, N, src, ldsrc, dst, lddst)
+        f32.copy(n, N, src, at, ldsrc, dst, to, lddst)
     else:
-        f64.copy(n, N, src, ldsrc, dst, lddst)
+        f64.copy(n, N, src, at, ldsrc, dst, to, lddst)
 
 
 cdef inline void add_rows(Py_ssize_t K, Py_ssize_t N, const real* d, Py_ssize_t ldd, real* sums) noexcept nogil:

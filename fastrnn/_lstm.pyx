@@ -91,7 +91,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         c_prev, ldc_prev = <const real*>a.tape_prev + 4 * H, j.tape_width
     if j.w_hr != NULL:
         dhidden, hidden = <real*>a.scratch, <real*>j.hidden + a.row * H
-        copy(n, P, dh, P, <real*>j.dh_rows + a.row * P, P)
+        copy(n, P, dh, NULL, P, <real*>j.dh_rows + a.row * P, NULL, P)
         gemm(<int>a.s, n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
         N = P
     lstm_back(n, a.U, H, <const real*>a.tape + u0, c_prev + u0, ldc_prev, dhidden + u0, <real*>a.dc + u0, dz + u0,
@@ -119,7 +119,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     if call.w_hr is not None:
         w_hr = packed_columns(call.w_hr, P, H, False)
         j.w_hr = w_hr.at
-        j.dh_rows, j.hidden = b.block(b.chunk_rows() * P), b.block(b.chunk_rows() * H)
+        j.dh_rows, j.hidden = b.block(j.rows * P), b.block(j.rows * H)
         b.product(j.dh_rows, P, P, j.hidden, b.grads.w_hr, 0)
     b.run(back)
     b.bias(b.grads.b_ih, 0, 0, 4 * H)

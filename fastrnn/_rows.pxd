@@ -58,39 +58,58 @@ cdef inline bint consecutive(const View* v, const Sequence* q, Py_ssize_t width,
     return q.alive == NULL and v.step == n * width and (n == 1 or v.row == width)
 
 
+cdef enum Move:
+    BRING
+    ADD
+    GIVE
+
+
+cdef inline void move(Move how, const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0,
+                      Py_ssize_t n, real* rows, Py_ssize_t ld) noexcept nogil:
+    """What gather, add_gathered and scatter do where ranks stand anywhere in the caller's array."""
+    cdef Py_ssize_t at[64]
+    cdef Py_ssize_t r = 0, most = sizeof(at) // sizeof(at[0]), m, i
+    cdef real* data = <real*>v.data
+    while r < n:
+        m = min(n - r, most)
+        for i in range(m):
+            at[i] = offset(v, q, s, r0 + r + i)
+        if how == BRING:
+            copy(m, width, <const real*>data, at, 0, rows + r * ld, NULL, ld)
+        elif how == ADD:
+            add(m, width, <const real*>data, at, 0, rows + r * ld, ld)
+        else:
+            copy(m, width, <const real*>rows + r * ld, NULL, ld, data, at, 0)
+        r += m
+
+
 cdef inline void gather(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
                         real* to, Py_ssize_t ldto) noexcept nogil:
     """n rows of step s, from rank r0 on, out of the caller's array."""
-    cdef Py_ssize_t r
     if q.direct:
-        copy(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, ldto)
-        return
-    for r in range(n):
-        copy(1, width, <const real*>v.data + offset(v, q, s, r0 + r), width, to + r * ldto, width)
-
-
-cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
-                         const real* rows) noexcept nogil:
-    """The reverse of gather."""
-    cdef Py_ssize_t r
-    if q.direct:
-        copy(n, width, rows, width, <real*>v.data + offset(v, q, s, r0), v.row)
-        return
-    for r in range(n):
-        copy(1, width, rows + r * width, width, <real*>v.data + offset(v, q, s, r0 + r), width)
+        copy(n, width, <const real*>v.data + offset(v, q, s, r0), NULL, v.row, to, NULL, ldto)
+    else:
+        move(BRING, v, q, width, s, r0, n, to, ldto)
 
 
 cdef inline void add_gathered(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0,
                               Py_ssize_t n, real* to, Py_ssize_t ldto) noexcept nogil:
     """to += the rows that gather would bring; v.data may be NULL for zeros."""
-    cdef Py_ssize_t r
     if v.data == NULL:
         return
     if q.direct:
-        add(n, width, <const real*>v.data + offset(v, q, s, r0), v.row, to, ldto)
-        return
-    for r in range(n):
-        add(1, width, <const real*>v.data + offset(v, q, s, r0 + r), width, to + r * ldto, width)
+        add(n, width, <const real*>v.data + offset(v, q, s, r0), NULL, v.row, to, ldto)
+    else:
+        move(ADD, v, q, width, s, r0, n, to, ldto)
+
+
+cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
+                         const real* rows) noexcept nogil:
+    """The reverse of gather."""
+    if q.direct:
+        copy(n, width, rows, NULL, width, <real*>v.data + offset(v, q, s, r0), NULL, v.row)
+    else:
+        move(GIVE, v, q, width, s, r0, n, <real*>rows, width)
 
 
 cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, real* data) noexcept nogil:
@@ -101,4 +120,4 @@ cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t widt
         return
     for r in range(q.B):
         row = q.order[r] if q.order != NULL else r
-        copy(q.T - q.lengths[r], width, zeros, 0, data + q.lengths[r] * v.step + row * v.row, v.step)
+        copy(q.T - q.lengths[r], width, zeros, NULL, 0, data + q.lengths[r] * v.step + row * v.row, NULL, v.step)

@@ -11,7 +11,7 @@ from fastrnn._kernels cimport (
     Memory,
     flush,
     gemm,
-    gemm_unpacked,
+    gemv,
     gru_gates,
     gru_reset,
     gru_step,
@@ -264,20 +264,19 @@ cdef class Stepper:
 
 cdef void lone(Cell cell, Py_ssize_t I, Py_ssize_t H, const real* x, const real* w_ih, const real* w_hh,
                const real* bias, const real* b_hn, const real* h_prev, real* c, real* h, real* work) noexcept nogil:
-    """A step's products, then its cell: the sums and formulas of a fused step. work: 6 H elements and a panel."""
+    """A step's products, then its cell: the sums and formulas of a fused step. work: 6 H elements."""
     cdef Py_ssize_t gates = 4 if cell == LSTM else 3 if cell == GRU_AFTER else 1
     cdef real* z = work
     cdef real* q = z + 4 * H
     cdef real* rh = q + H
-    cdef real* panel = rh + H
     cdef real* none = NULL
     cdef Py_ssize_t rows = (2 if cell == GRU_AFTER else gates) * H
-    gemm_unpacked(1, gates * H, I, x, I, w_ih, bias, 0, z, 4 * H, panel)
-    gemm_unpacked(1, rows, H, h_prev, H, w_hh, z, 4 * H, z, 4 * H, panel)
+    gemv(gates * H, I, w_ih, I, x, bias, z)
+    gemv(rows, H, w_hh, H, h_prev, z, z)
     if cell == LSTM:
         lstm_cell(1, H, <real>INFINITY, z, <const real*>none, c, h, H)
     elif cell == GRU_AFTER:
-        gemm_unpacked(1, H, H, h_prev, H, w_hh + 2 * H * H, b_hn, 0, q, H, panel)
+        gemv(H, H, w_hh + 2 * H * H, H, h_prev, b_hn, q)
         gru_gates(1, H, <real>INFINITY, z, h_prev, H, rh, H)
         gru_reset(1, H, <real>INFINITY, z, q, h_prev, H, h, H, none)
     else:
@@ -304,7 +303,7 @@ def lone_step(call, x, state):
     cdef Py_ssize_t rows = call.w_ih.shape[0]
     cdef Memory bias = summed(call.b_ih, call.b_hh, 0, 2 * H if cell == GRU_AFTER else rows, rows, size)
     cdef Memory b_hn = summed(None, call.b_hh, 2 * H, H, H, size) if cell == GRU_AFTER else None
-    cdef Memory work = Memory((6 * H + 4 * lanes(size) * max(I, H)) * size)
+    cdef Memory work = Memory(6 * H * size)
     cdef void* at_b_hn = b_hn.at if b_hn is not None else NULL
     cdef unsigned long saved = flush()
     if size == 8:

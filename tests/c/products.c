@@ -97,6 +97,29 @@ static void check_gemm(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
     }
 }
 
+/* c = z + w a, where z is a vector, nothing (null), or c itself. */
+static void gemv_from(const set *s, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap, int from)
+{
+    CHECKING("%s gemv N=%td K=%td gap=%td from=%d", s->name, N, K, gap, from);
+    taken = 0;
+    matrix *w = given(N, K, K + gap), *a = given(1, K, K), *z = given(1, N, N);
+    matrix *c = from == 2 ? both(1, N, N) : blank(1, N, N);
+    s->t->gemv(N, K, w->at, w->ld, a->at, from == 2 ? c->at : from ? z->at : NULL, c->at);
+    intact();
+    for (ptrdiff_t j = 0; j < N; j++) {
+        real sum = from == 2 ? WAS(c, 0, j) : from ? AT(z, 0, j) : 0;
+        for (ptrdiff_t k = 0; k < K; k++)
+            sum = multiply_add(s, AT(a, 0, k), AT(w, j, k), sum);
+        equal(c, 0, j, sum);
+    }
+}
+
+static void check_gemv(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    for (int i = 0; i < n_sets; i++)
+        gemv_from(&sets[i], N, K, gap, (int)((n + N) % 3));
+}
+
 static void outer_from(const set *s, int more, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
 {
     CHECKING("%s outer more=%d K=%td M=%td N=%td gap=%td", s->name, more, K, M, N, gap);
@@ -132,9 +155,9 @@ static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
         matrix *src = given(n, N, N + gap), *dst = both(n, N, N + 2 * gap);
         matrix *d = given(K, N, N + gap), *sums = both(1, N, N), *twin = blank(n, N, N + 2 * gap),
                *none = blank(n, N, N);
-        sets[i].t->add(n, N, src->at, src->ld, dst->at, dst->ld);
-        sets[i].t->copy(n, N, src->at, src->ld, twin->at, twin->ld);
-        sets[i].t->copy(n, N, NULL, 0, none->at, none->ld);
+        sets[i].t->add(n, N, src->at, NULL, src->ld, dst->at, dst->ld);
+        sets[i].t->copy(n, N, src->at, NULL, src->ld, twin->at, NULL, twin->ld);
+        sets[i].t->copy(n, N, NULL, NULL, 0, none->at, NULL, none->ld);
         sets[i].t->add_rows(K, N, d->at, d->ld, sums->at);
         intact();
         for (ptrdiff_t j = 0; j < N; j++) {
@@ -151,13 +174,40 @@ static void check_sums(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
     }
 }
 
+/* The same from and to rows that do not follow each other: here the last comes first. */
+static void check_moves(ptrdiff_t n, ptrdiff_t N, ptrdiff_t K, ptrdiff_t gap)
+{
+    (void)K;
+    for (int i = 0; i < n_sets; i++) {
+        CHECKING("%s add and copy of rows n=%td N=%td gap=%td", sets[i].name, n, N, gap);
+        taken = 0;
+        matrix *src = given(n, N, N + gap), *dst = both(n, N, N + 2 * gap);
+        matrix *near = blank(n, N, N + gap), *far = blank(n, N, N + 2 * gap);
+        ptrdiff_t from[MOST_ROWS], to[MOST_ROWS];
+        for (ptrdiff_t r = 0; r < n; r++)
+            from[r] = (n - 1 - r) * src->ld, to[r] = (n - 1 - r) * far->ld;
+        sets[i].t->add(n, N, src->at, from, 0, dst->at, dst->ld);
+        sets[i].t->copy(n, N, src->at, from, 0, near->at, NULL, near->ld);
+        sets[i].t->copy(n, N, src->at, NULL, src->ld, far->at, to, 0);
+        intact();
+        for (ptrdiff_t j = 0; j < N; j++)
+            for (ptrdiff_t r = 0; r < n; r++) {
+                equal(dst, r, j, WAS(dst, r, j) + AT(src, n - 1 - r, j));
+                equal(near, r, j, AT(src, n - 1 - r, j));
+                equal(far, r, j, AT(src, n - 1 - r, j));
+            }
+    }
+}
+
 int main(void)
 {
     prepare();
     everywhere(check_pack_columns);
     everywhere(check_pack_gates);
     everywhere(check_gemm);
+    everywhere(check_gemv);
     everywhere(check_outer);
     everywhere(check_sums);
+    everywhere(check_moves);
     report("products");
 }
