@@ -238,7 +238,7 @@ static void rnn_back(bench *b)
 {
     ptrdiff_t n = b->n, N = b->N, all = n * N;
     real *h = operand(b, all), *dh = operand(b, all), *dz = operand(b, all);
-    TIMED(b, 0) b->k->rnn_back(n, N, N, 0, h, N, dh, dz);
+    TIMED(b, 0) b->k->rnn_back(n, N, N, 0, h, N, dh, dz, N);
 }
 
 static void lstm_back(bench *b)
@@ -246,7 +246,7 @@ static void lstm_back(bench *b)
     ptrdiff_t n = b->n, N = b->N, all = n * N;
     real *tape = operand(b, FRNN_LSTM_TAPE * all), *c_prev = operand(b, all), *dh = operand(b, all);
     real *dc = operand(b, all), *dz = operand(b, 4 * all);
-    TIMED(b, 1.0 * TANH * all) b->k->lstm_back(n, N, N, tape, c_prev, N, dh, dc, dz, NULL);
+    TIMED(b, 1.0 * TANH * all) b->k->lstm_back(n, N, N, tape, c_prev, N, dh, dc, dz, 4 * N, NULL);
 }
 
 static void gru_back(bench *b)
@@ -254,7 +254,7 @@ static void gru_back(bench *b)
     ptrdiff_t n = b->n, N = b->N, all = n * N;
     real *tape = operand(b, FRNN_GRU_TAPE * all), *h_prev = operand(b, all), *dh = operand(b, all);
     real *dz = operand(b, 4 * all);
-    TIMED(b, 0) b->k->gru_back(n, N, N, tape, h_prev, N, dh, dz);
+    TIMED(b, 0) b->k->gru_back(n, N, N, tape, h_prev, N, dh, dz, 4 * N);
 }
 
 static void gru_reset_back(bench *b)
@@ -263,7 +263,7 @@ static void gru_reset_back(bench *b)
     real *tape = operand(b, FRNN_GRU_TAPE * all), *h_prev = operand(b, all), *dh = operand(b, all);
     real *dz = operand(b, 3 * all);
     untouched(b, 3 * all); /* r and rh of the tape, r of dz */
-    TIMED(b, 0) b->k->gru_reset_back(n, N, tape, h_prev, N, dh, dz);
+    TIMED(b, 0) b->k->gru_reset_back(n, N, tape, h_prev, N, dh, dz, 3 * N);
 }
 
 static void gru_gates_back(bench *b)
@@ -272,7 +272,7 @@ static void gru_gates_back(bench *b)
     real *tape = operand(b, FRNN_GRU_TAPE * all), *h_prev = operand(b, all), *drh = operand(b, all);
     real *dh = operand(b, all), *dz = operand(b, 3 * all);
     untouched(b, 5 * all); /* all but r of the tape and of dz */
-    TIMED(b, 0) b->k->gru_gates_back(n, N, tape, h_prev, N, drh, dh, dz);
+    TIMED(b, 0) b->k->gru_gates_back(n, N, tape, h_prev, N, drh, dh, dz, 3 * N);
 }
 
 /* ---- the program ------------------------------------------------------------------------------------------------ */

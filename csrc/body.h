@@ -114,9 +114,10 @@ INLINE start start_at(ptrdiff_t V, const real *at, ptrdiff_t ld, ptrdiff_t apart
 #define FIELDS(z) z.at, z.ld, z.apart, z.last, z.ld_last
 
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
- * Whichever side is smaller stays in registers, the other streams past it. */
-INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START,
-                      real *c, ptrdiff_t ldc)
+ * Whichever side is smaller stays in registers, the other streams past it. ahead: asks for what the tile below will want
+ * of a, which the processor does not foresee where k strides over memory. */
+INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w,
+                      START, real *c, ptrdiff_t ldc)
 {
     vec acc[8][4], held[8];
     UNROLL for (int r = 0; r < R; r++) {
@@ -141,6 +142,8 @@ INLINE void tile_body(int R, int V, ptrdiff_t K, const real *a, ptrdiff_t ar, pt
                 if (R > 1)
                     FRNN_KEEP(held[v]);
             }
+            if (ahead)
+                __builtin_prefetch(a + (2 * R - 1) * ar);
             UNROLL for (int r = 0; r < R; r++) {
                 vec ar_k = all(a[r * ar]);
                 UNROLL for (int v = 0; v < V; v++)
@@ -162,7 +165,7 @@ typedef void tile_function(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t a
                                ptrdiff_t ldc)                                                                          \
     {                                                                                                                  \
         enum { rows = R <= FRNN_TILE_ROWS(V) ? R : 1 }; /* taller ones are never called */                             \
-        tile_body(rows, V, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc);                                     \
+        tile_body(rows, V, 0, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc);                                  \
     }
 #define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V)
 TILES(1)
@@ -172,6 +175,12 @@ TILES(4)
 
 #define ROW(V) {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
 static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+
+static void tile_ahead(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c,
+                       ptrdiff_t ldc)
+{
+    tile_body(FRNN_TILE_ROWS(4), 4, 1, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc);
+}
 
 /* Rows of the next tile when `left` are to do: as even as they can be (32 = 6,6,5,5,5,5). */
 INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
@@ -221,7 +230,7 @@ INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V,
     if (far)
         (V == 4 ? pair_4 : pair_3)(K, a, w, far, FIELDS(z), buf, row);
     else if (m == 1)
-        tile_body(1, V, K, a, lda, 1, w, FIELDS(z), buf, row);
+        tile_body(1, V, 0, K, a, lda, 1, w, FIELDS(z), buf, row);
     else
         tiles[V - 1][m - 1](K, a, lda, 1, w, FIELDS(z), buf, row);
 }
@@ -343,7 +352,8 @@ static void outer(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a
             if (M * N > FAR)
                 fetch_rows(least(m, M - r - m), V, cn + m * ldc, ldc);
             if (cols == row) {
-                tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
+                int ahead = K * lda > FAR && V == 4 && m == FRNN_TILE_ROWS(4);
+                (ahead ? tile_ahead : tiles[V - 1][m - 1])(K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
                 continue;
             }
             if (more) {
@@ -672,22 +682,22 @@ INLINE vec sigmoid_slope(vec s) { return s * (all(1) - s); }
 INLINE vec tanh_slope(vec t) { return fmadd(-t, t, all(1)); }
 
 static void rnn_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const real *h, ptrdiff_t ldh, const real *dh,
-                     real *dz)
+                     real *dz, ptrdiff_t lddz)
 {
     EACH_VECTOR(n, U)
     {
         vec ht = get(h + i * ldh + u, lanes), dht = get(dh + i * H + u, lanes);
-        set(dz + i * H + u, relu ? choose(ht <= all(0), all(0), dht) : dht * tanh_slope(ht), lanes);
+        set(dz + i * lddz + u, relu ? choose(ht <= all(0), all(0), dht) : dht * tanh_slope(ht), lanes);
     }
 }
 
 static void lstm_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, const real *c_prev, ptrdiff_t ldc_prev,
-                      const real *dh, real *dc, real *dz, real *h)
+                      const real *dh, real *dc, real *dz, ptrdiff_t lddz, real *h)
 {
     EACH_VECTOR(n, U)
     {
         const real *row = tape + i * FRNN_LSTM_TAPE * H + u;
-        real *to = dz + i * 4 * H + u;
+        real *to = dz + i * lddz + u;
         vec it = get(row, lanes), f = get(row + H, lanes), g = get(row + 2 * H, lanes), o = get(row + 3 * H, lanes);
         vec t = tanh_vec(get(row + 4 * H, lanes)), dht = get(dh + i * H + u, lanes);
         vec dct = fmadd(dht * o, tanh_slope(t), get(dc + i * H + u, lanes));
@@ -702,12 +712,12 @@ static void lstm_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, c
 }
 
 static void gru_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev,
-                     real *dh, real *dz)
+                     real *dh, real *dz, ptrdiff_t lddz)
 {
     EACH_VECTOR(n, U)
     {
         const real *row = tape + i * FRNN_GRU_TAPE * H + u;
-        real *to = dz + i * 4 * H + u;
+        real *to = dz + i * lddz + u;
         vec r = get(row, lanes), z = get(row + H, lanes), nt = get(row + 2 * H, lanes), q = get(row + 3 * H, lanes);
         vec dht = get(dh + i * H + u, lanes), dn = dht * (all(1) - z) * tanh_slope(nt);
         set(to, dn, lanes);
@@ -719,12 +729,12 @@ static void gru_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, co
 }
 
 static void gru_reset_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev, real *dh,
-                           real *dz)
+                           real *dz, ptrdiff_t lddz)
 {
     EACH_VECTOR(n, H)
     {
         const real *row = tape + i * FRNN_GRU_TAPE * H + u;
-        real *to = dz + i * 3 * H + u;
+        real *to = dz + i * lddz + u;
         vec z = get(row + H, lanes), nt = get(row + 2 * H, lanes), dht = get(dh + i * H + u, lanes);
         set(to, dht * (all(1) - z) * tanh_slope(nt), lanes);
         set(to + 2 * H, dht * (get(h_prev + i * ldh_prev + u, lanes) - nt) * sigmoid_slope(z), lanes);
@@ -733,12 +743,12 @@ static void gru_reset_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const rea
 }
 
 static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev,
-                           const real *drh, real *dh, real *dz)
+                           const real *drh, real *dh, real *dz, ptrdiff_t lddz)
 {
     EACH_VECTOR(n, H)
     {
         vec r = get(tape + i * FRNN_GRU_TAPE * H + u, lanes), d = get(drh + i * H + u, lanes);
-        set(dz + i * 3 * H + H + u, d * get(h_prev + i * ldh_prev + u, lanes) * sigmoid_slope(r), lanes);
+        set(dz + i * lddz + H + u, d * get(h_prev + i * ldh_prev + u, lanes) * sigmoid_slope(r), lanes);
         set(dh + i * H + u, fmadd(d, r, get(dh + i * H + u, lanes)), lanes);
     }
 }

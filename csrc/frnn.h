@@ -139,15 +139,16 @@ enum {
  * gru_reset_back: first half for Cho's GRU: dz (n, 3H) n and z parts out; dh becomes dh z.
  * gru_gates_back: second half: drh (n, H) = dz_n W_hn;  dz's r part out; dh += drh r.   All dz of it: (n, 3H) n r z. */
 #define FRNN_BACKWARD(R)                                                                                               \
-    void (*rnn_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const R *h, ptrdiff_t ldh, const R *dh, R *dz);  \
+    void (*rnn_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const R *h, ptrdiff_t ldh, const R *dh, R *dz,   \
+                     ptrdiff_t lddz);                                                                                  \
     void (*lstm_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *tape, const R *c_prev, ptrdiff_t ldc_prev,       \
-                      const R *dh, R *dc, R *dz, R *h);                                                                \
+                      const R *dh, R *dc, R *dz, ptrdiff_t lddz, R *h);                                                \
     void (*gru_back)(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh, \
-                     R *dz);                                                                                           \
-    void (*gru_reset_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh,        \
-                           R *dz);                                                                                     \
+                     R *dz, ptrdiff_t lddz);                                                                           \
+    void (*gru_reset_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, R *dh, R *dz, \
+                           ptrdiff_t lddz);                                                                            \
     void (*gru_gates_back)(ptrdiff_t n, ptrdiff_t H, const R *tape, const R *h_prev, ptrdiff_t ldh_prev, const R *drh, \
-                           R *dh, R *dz);
+                           R *dh, R *dz, ptrdiff_t lddz);
 
 /* For tests and benchmarks; the cells have them inside.
  * tanh, sigmoid: y = f(x), both (n,), y may be x. At most 2.5 ulp off; NaN stays NaN; never outside [-1,1], [0,1].

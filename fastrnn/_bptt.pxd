@@ -36,7 +36,7 @@ cdef struct BackJob:  # a backward pass
     Py_ssize_t I, H, P, G
     Py_ssize_t* cuts           # the first step of each chunk, and T
     Py_ssize_t chunks, rows    # how many there are, and rows of the largest one
-    Py_ssize_t width           # of a row of dz, whose first G*H columns are x's side
+    Py_ssize_t width, lddz     # of a row of dz, whose first G*H columns are x's side, and from one to the next
     Py_ssize_t work_each
     bint by_units              # threads share the units of a step, not the rows
     void (*back)(const BackJob* j, const BackStep* a) noexcept nogil

@@ -45,6 +45,13 @@ cdef inline Py_ssize_t rows_of(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1) 
     return before(q, s1) - before(q, s0)
 
 
+cdef inline Py_ssize_t spread(Py_ssize_t width, Py_ssize_t itemsize) noexcept nogil:
+    """Elements from one long row to the next: an odd number of cache lines, or the rows of a column would have to share
+    a few of the places that a cache has for them."""
+    cdef Py_ssize_t line = 64 // itemsize, lines = (width + line - 1) // line
+    return (lines | 1) * line if lines >= 64 else width
+
+
 cdef inline View from_unit(const View* v, Py_ssize_t u0, Py_ssize_t itemsize) noexcept nogil:
     """The view without its first u0 columns."""
     cdef View part = v[0]
@@ -80,7 +87,7 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
         else:
             copy(n, width, <const real*>j.h0 + r0 * j.P + a.u0, NULL, j.P, h_prev + a.u0, NULL, j.P)
         add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0, j.P)
-        a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.width
+        a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.lddz
         a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
         if s > 0:
             a.tape_prev = <const real*>j.tape + (before(&j.q, s - 1) + r0) * j.tape_width
@@ -100,7 +107,7 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
         m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
         outer(s1 < j.q.T, K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, rows, p.N, <real*>p.w + m0 * p.N, p.N, work)
     m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
-    add_rows(K, m1 - m0, <const real*>j.dz + m0, j.width, <real*>j.sums + m0)
+    add_rows(K, m1 - m0, <const real*>j.dz + m0, j.lddz, <real*>j.sums + m0)
 
 
 cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* panel) noexcept nogil:
@@ -111,7 +118,7 @@ cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, r
         cols = min(width, j.I - n)
         pack_columns(last, cols, 0, w + j.first * j.I + n, j.I, panel, K, 0)
         pack_columns(j.first, cols, 0, w + n, j.I, panel, K, last)
-        gemm(0, M, cols, K, dz, j.width, panel, <const real*>NULL, 0, dx + n, j.I)
+        gemm(0, M, cols, K, dz, j.lddz, panel, <const real*>NULL, 0, dx + n, j.I)
         n += width
 
 
@@ -123,7 +130,7 @@ cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int pa
     cdef bint in_place = consecutive(&j.dx, &j.q, j.I, j.q.B)
     cdef real* panel = work + (K * j.I if not in_place else 0)
     cdef real* to = <real*>j.dx.data + k0 * j.I if in_place else work
-    times_w_ih(j, k1 - k0, <const real*>j.dz + (k0 - first) * j.width, to, panel)
+    times_w_ih(j, k1 - k0, <const real*>j.dz + (k0 - first) * j.lddz, to, panel)
     if in_place:
         return
     for s in range(s0, s1):
@@ -184,6 +191,7 @@ cdef class Backward:
         j.wide = self.itemsize == 8
         j.variant = call.variant in ("relu", "reset_before")
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
+        j.lddz = spread(width, self.itemsize)
         j.G = call.w_hh.shape[0] // j.H
         x = empty(call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
@@ -199,7 +207,7 @@ cdef class Backward:
         if not consecutive(&j.x, &j.q, j.I, j.q.B):
             j.x_rows = self.block(j.rows * j.I)
         j.h_rows = self.block(j.rows * j.P)
-        j.dz, j.sums = self.block(j.rows * width), self.block(width)
+        j.dz, j.sums = self.block(j.rows * j.lddz), self.block(width)
         memset(j.sums, 0, width * self.itemsize)
 
     cdef void cut(self) except *:

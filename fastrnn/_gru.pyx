@@ -91,21 +91,21 @@ def pack(call):
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H
+    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H, lddz = j.lddz
     cdef const real* tape = <const real*>a.tape
     cdef const real* h_prev = <const real*>a.h_prev
     cdef real* dh = <real*>a.dh
     cdef real* drh = <real*>a.scratch
     if j.variant:
-        gru_reset_back(n, H, tape, h_prev, H, dh, dz)
-        gemm(<int>a.s, n, H, H, dz, 3 * H, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
-        gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz)
-        gemm(<int>a.s, n, H, 2 * H, dz + H, 3 * H, <const real*>j.w_hh, dh, H, dh, H)
+        gru_reset_back(n, H, tape, h_prev, H, dh, dz, lddz)
+        gemm(<int>a.s, n, H, H, dz, lddz, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
+        gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz, lddz)
+        gemm(<int>a.s, n, H, 2 * H, dz + H, lddz, <const real*>j.w_hh, dh, H, dh, H)
         copy(n, H, tape + 3 * H, NULL, j.tape_width, <real*>j.hidden + a.row * H, NULL, H)
     else:
-        gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0)
+        gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0, lddz)
         barrier(a.parts)
-        gemm(<int>a.s, n, a.U, 3 * H, dz + H, 4 * H, <const real*>j.w_hh + u0 * 3 * H, dh + u0, H, dh + u0, H)
+        gemm(<int>a.s, n, a.U, 3 * H, dz + H, lddz, <const real*>j.w_hh + u0 * 3 * H, dh + u0, H, dh + u0, H)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
@@ -124,16 +124,16 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef char* dz_r = <char*>j.dz + H * size
     w_hh = packed_columns(call.w_hh, (2 if reset_before else 3) * H, H, False)
     j.w_hh, j.first = w_hh.at, 2 * H  # dz is n r z, W_ih r z n
-    b.product(dz_r, j.width, 2 * H, j.x_rows, b.grads.w_ih, 0)
-    b.product(j.dz, j.width, H, j.x_rows, b.grads.w_ih, 2 * H)
+    b.product(dz_r, j.lddz, 2 * H, j.x_rows, b.grads.w_ih, 0)
+    b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 2 * H)
     if reset_before:
         w_hn = packed_columns(call.w_hh[2 * H :], H, H, False)
         j.w_hn = w_hn.at
         j.hidden = b.block(j.rows * H)
-        b.product(dz_r, j.width, 2 * H, j.h_rows, b.grads.w_hh, 0)
-        b.product(j.dz, j.width, H, j.hidden, b.grads.w_hh, 2 * H)
+        b.product(dz_r, j.lddz, 2 * H, j.h_rows, b.grads.w_hh, 0)
+        b.product(j.dz, j.lddz, H, j.hidden, b.grads.w_hh, 2 * H)
     else:
-        b.product(dz_r, j.width, 3 * H, j.h_rows, b.grads.w_hh, 0)
+        b.product(dz_r, j.lddz, 3 * H, j.h_rows, b.grads.w_hh, 0)
     b.run(back)
     b.bias(b.grads.b_ih, 0, H, 2 * H)
     b.bias(b.grads.b_ih, 2 * H, 0, H)

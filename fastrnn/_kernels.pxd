@@ -46,16 +46,17 @@ cdef extern from "frnn.h" nogil:
                           const float* h_prev, Py_ssize_t ldh_prev, float* h, Py_ssize_t ldh,
                           float* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, const float* h, Py_ssize_t ldh,
-                         const float* dh, float* dz) noexcept nogil
+                         const float* dh, float* dz, Py_ssize_t lddz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* c_prev,
-                          Py_ssize_t ldc_prev, const float* dh, float* dc, float* dz,
+                          Py_ssize_t ldc_prev, const float* dh, float* dc, float* dz, Py_ssize_t lddz,
                           float* h) noexcept nogil
         void (*gru_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const float* tape, const float* h_prev,
-                         Py_ssize_t ldh_prev, float* dh, float* dz) noexcept nogil
+                         Py_ssize_t ldh_prev, float* dh, float* dz, Py_ssize_t lddz) noexcept nogil
         void (*gru_reset_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev,
-                               Py_ssize_t ldh_prev, float* dh, float* dz) noexcept nogil
+                               Py_ssize_t ldh_prev, float* dh, float* dz, Py_ssize_t lddz) noexcept nogil
         void (*gru_gates_back)(Py_ssize_t n, Py_ssize_t H, const float* tape, const float* h_prev,
-                               Py_ssize_t ldh_prev, const float* drh, float* dh, float* dz) noexcept nogil
+                               Py_ssize_t ldh_prev, const float* drh, float* dh, float* dz,
+                               Py_ssize_t lddz) noexcept nogil
         void (*tanh)(Py_ssize_t n, const float* x, float* y) noexcept nogil
         void (*sigmoid)(Py_ssize_t n, const float* x, float* y) noexcept nogil
 
@@ -97,16 +98,17 @@ cdef extern from "frnn.h" nogil:
                           const double* h_prev, Py_ssize_t ldh_prev, double* h, Py_ssize_t ldh,
                           double* tape) noexcept nogil
         void (*rnn_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, const double* h, Py_ssize_t ldh,
-                         const double* dh, double* dz) noexcept nogil
+                         const double* dh, double* dz, Py_ssize_t lddz) noexcept nogil
         void (*lstm_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* c_prev,
-                          Py_ssize_t ldc_prev, const double* dh, double* dc, double* dz,
+                          Py_ssize_t ldc_prev, const double* dh, double* dc, double* dz, Py_ssize_t lddz,
                           double* h) noexcept nogil
         void (*gru_back)(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const double* tape, const double* h_prev,
-                         Py_ssize_t ldh_prev, double* dh, double* dz) noexcept nogil
+                         Py_ssize_t ldh_prev, double* dh, double* dz, Py_ssize_t lddz) noexcept nogil
         void (*gru_reset_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev,
-                               Py_ssize_t ldh_prev, double* dh, double* dz) noexcept nogil
+                               Py_ssize_t ldh_prev, double* dh, double* dz, Py_ssize_t lddz) noexcept nogil
         void (*gru_gates_back)(Py_ssize_t n, Py_ssize_t H, const double* tape, const double* h_prev,
-                               Py_ssize_t ldh_prev, const double* drh, double* dh, double* dz) noexcept nogil
+                               Py_ssize_t ldh_prev, const double* drh, double* dh, double* dz,
+                               Py_ssize_t lddz) noexcept nogil
         void (*tanh)(Py_ssize_t n, const double* x, double* y) noexcept nogil
         void (*sigmoid)(Py_ssize_t n, const double* x, double* y) noexcept nogil
 
@@ -304,40 +306,40 @@ cdef inline void gru_reset(Py_ssize_t n, Py_ssize_t H, real clip, const real* z,
 
 
 cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, const real* h, Py_ssize_t ldh,
-                          const real* dh, real* dz) noexcept nogil:
+                          const real* dh, real* dz, Py_ssize_t lddz) noexcept nogil:
     if real is float:
-        f32.rnn_back(n, U, H, relu, h, ldh, dh, dz)
+        f32.rnn_back(n, U, H, relu, h, ldh, dh, dz, lddz)
     else:
-        f64.rnn_back(n, U, H, relu, h, ldh, dh, dz)
+        f64.rnn_back(n, U, H, relu, h, ldh, dh, dz, lddz)
 
 
 cdef inline void lstm_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* tape, const real* c_prev,
-                           Py_ssize_t ldc_prev, const real* dh, real* dc, real* dz, real* h) noexcept nogil:
+                           Py_ssize_t ldc_prev, const real* dh, real* dc, real* dz, Py_ssize_t lddz, real* h) noexcept nogil:
     if real is float:
-        f32.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
+        f32.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, lddz, h)
     else:
-        f64.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, h)
+        f64.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, lddz, h)
 
 
 cdef inline void gru_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* tape, const real* h_prev,
-                          Py_ssize_t ldh_prev, real* dh, real* dz) noexcept nogil:
+                          Py_ssize_t ldh_prev, real* dh, real* dz, Py_ssize_t lddz) noexcept nogil:
     if real is float:
-        f32.gru_back(n, U, H, tape, h_prev, ldh_prev, dh, dz)
+        f32.gru_back(n, U, H, tape, h_prev, ldh_prev, dh, dz, lddz)
     else:
-        f64.gru_back(n, U, H, tape, h_prev, ldh_prev, dh, dz)
+        f64.gru_back(n, U, H, tape, h_prev, ldh_prev, dh, dz, lddz)
 
 
 cdef inline void gru_reset_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,
-                                real* dh, real* dz) noexcept nogil:
+                                real* dh, real* dz, Py_ssize_t lddz) noexcept nogil:
     if real is float:
-        f32.gru_reset_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+        f32.gru_reset_back(n, H, tape, h_prev, ldh_prev, dh, dz, lddz)
     else:
-        f64.gru_reset_back(n, H, tape, h_prev, ldh_prev, dh, dz)
+        f64.gru_reset_back(n, H, tape, h_prev, ldh_prev, dh, dz, lddz)
 
 
 cdef inline void gru_gates_back(Py_ssize_t n, Py_ssize_t H, const real* tape, const real* h_prev, Py_ssize_t ldh_prev,
-                                const real* drh, real* dh, real* dz) noexcept nogil:
+                                const real* drh, real* dh, real* dz, Py_ssize_t lddz) noexcept nogil:
     if real is float:
-        f32.gru_gates_back(n, H, tape, h_prev, ldh_prev, drh, dh, dz)
+        f32.gru_gates_back(n, H, tape, h_prev, ldh_prev, drh, dh, dz, lddz)
     else:
-        f64.gru_gates_back(n, H, tape, h_prev, ldh_prev, drh, dh, dz)
+        f64.gru_gates_back(n, H, tape, h_prev, ldh_prev, drh, dh, dz, lddz)

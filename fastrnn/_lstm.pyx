@@ -95,9 +95,9 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         gemm(<int>a.s, n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
         N = P
     lstm_back(n, a.U, H, <const real*>a.tape + u0, c_prev + u0, ldc_prev, dhidden + u0, <real*>a.dc + u0, dz + u0,
-              hidden)
+              j.lddz, hidden)
     barrier(a.parts)
-    gemm(<int>a.s, n, N, 4 * H, dz, 4 * H, <const real*>j.w_hh + u0 * 4 * H, <const real*>NULL, 0, dh + u0, P)
+    gemm(<int>a.s, n, N, 4 * H, dz, j.lddz, <const real*>j.w_hh + u0 * 4 * H, <const real*>NULL, 0, dh + u0, P)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
@@ -114,8 +114,8 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef BackJob* j = &b.j
     w_hh = packed_columns(call.w_hh, 4 * H, P, False)
     j.w_hh = w_hh.at
-    b.product(j.dz, 4 * H, 4 * H, j.x_rows, b.grads.w_ih, 0)
-    b.product(j.dz, 4 * H, 4 * H, j.h_rows, b.grads.w_hh, 0)
+    b.product(j.dz, j.lddz, 4 * H, j.x_rows, b.grads.w_ih, 0)
+    b.product(j.dz, j.lddz, 4 * H, j.h_rows, b.grads.w_hh, 0)
     if call.w_hr is not None:
         w_hr = packed_columns(call.w_hr, P, H, False)
         j.w_hr = w_hr.at

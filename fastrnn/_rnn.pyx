@@ -62,12 +62,13 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     cdef real* dh = <real*>a.dh + u0
     cdef const real* out = <const real*>j.out.data + u0
     if j.q.direct:
-        rnn_back(n, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0), j.out.row, dh, dz + u0)
+        rnn_back(n, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0), j.out.row, dh, dz + u0, j.lddz)
     else:
         for r in range(n):
-            rnn_back(1, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0 + r), H, dh + r * H, dz + r * H + u0)
+            rnn_back(1, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0 + r), H, dh + r * H,
+                     dz + r * j.lddz + u0, j.lddz)
     barrier(a.parts)
-    gemm(<int>a.s, n, a.U, H, dz, H, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
+    gemm(<int>a.s, n, a.U, H, dz, j.lddz, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
@@ -84,8 +85,8 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef BackJob* j = &b.j
     w_hh = packed_columns(call.w_hh, H, H, False)
     j.w_hh = w_hh.at
-    b.product(j.dz, H, H, j.x_rows, b.grads.w_ih, 0)
-    b.product(j.dz, H, H, j.h_rows, b.grads.w_hh, 0)
+    b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 0)
+    b.product(j.dz, j.lddz, H, j.h_rows, b.grads.w_hh, 0)
     b.run(back)
     b.bias(b.grads.b_ih, 0, 0, H)
     b.bias(b.grads.b_hh, 0, 0, H)

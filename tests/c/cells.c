@@ -300,29 +300,30 @@ typedef void back_runner(const back *b, ptrdiff_t r, ptrdiff_t n);
 static void back_rnn(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
     for (ptrdiff_t u = 0, U = b->H / 2; u < b->H; u += U, U = b->H - u)
-        b->s->t->rnn_back(n, U, b->H, b->relu, &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u), &AT(b->dz, r, u));
+        b->s->t->rnn_back(n, U, b->H, b->relu, &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u), &AT(b->dz, r, u),
+                          b->dz->ld);
 }
 static void back_lstm(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
     for (ptrdiff_t u = 0, U = b->H / 2; u < b->H; u += U, U = b->H - u)
         b->s->t->lstm_back(n, U, b->H, &AT(b->tape, r, u), &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u),
-                           &AT(b->dc, r, u), &AT(b->dz, r, u), b->h ? &AT(b->h, r, u) : NULL);
+                           &AT(b->dc, r, u), &AT(b->dz, r, u), b->dz->ld, b->h ? &AT(b->h, r, u) : NULL);
 }
 static void back_gru(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
     for (ptrdiff_t u = 0, U = b->H / 2; u < b->H; u += U, U = b->H - u)
         b->s->t->gru_back(n, U, b->H, &AT(b->tape, r, u), &AT(b->prev, r, u), b->prev->ld, &AT(b->dh, r, u),
-                          &AT(b->dz, r, u));
+                          &AT(b->dz, r, u), b->dz->ld);
 }
 static void back_reset(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
     b->s->t->gru_reset_back(n, b->H, &AT(b->tape, r, 0), &AT(b->prev, r, 0), b->prev->ld, &AT(b->dh, r, 0),
-                            &AT(b->dz, r, 0));
+                            &AT(b->dz, r, 0), b->dz->ld);
 }
 static void back_gates(const back *b, ptrdiff_t r, ptrdiff_t n)
 {
     b->s->t->gru_gates_back(n, b->H, &AT(b->tape, r, 0), &AT(b->prev, r, 0), b->prev->ld, &AT(b->drh, r, 0),
-                            &AT(b->dh, r, 0), &AT(b->dz, r, 0));
+                            &AT(b->dh, r, 0), &AT(b->dz, r, 0), b->dz->ld);
 }
 
 /* The gradients at one row and unit; only the parts that the primitive writes count. */
@@ -423,7 +424,7 @@ static void check_backward(ptrdiff_t n, ptrdiff_t H, ptrdiff_t unused, ptrdiff_t
     taken = 0;
     back b = {.H = H, .prev = given(n, H, H + gap), .dh = both(n, H, H)};
     int shared = taken;
-    b.dz = blank(n, H, H);
+    b.dz = blank(n, H, H + gap);
     check_back(back_rnn, rnn_formula, b, 1, 1, "rnn_back");
     b.relu = 1;
     check_back(back_rnn, rnn_formula, b, 1, 1, "rnn_back");
@@ -431,16 +432,16 @@ static void check_backward(ptrdiff_t n, ptrdiff_t H, ptrdiff_t unused, ptrdiff_t
     taken = shared;
     b.tape = some_tape(n, FRNN_LSTM_TAPE, H, 1 | 2 | 8);
     b.dc = both(n, H, H);
-    b.dz = blank(n, 4 * H, 4 * H);
+    b.dz = blank(n, 4 * H, 4 * H + gap);
     check_back(back_lstm, lstm_formula, b, 4, 15, "lstm_back without h");
     b.h = blank(n, H, H);
     check_back(back_lstm, lstm_formula, b, 4, 15, "lstm_back");
     b.dc = b.h = NULL;
     taken = shared;
     b.tape = some_tape(n, FRNN_GRU_TAPE, H, 1 | 2);
-    b.dz = blank(n, 4 * H, 4 * H);
+    b.dz = blank(n, 4 * H, 4 * H + gap);
     check_back(back_gru, gru_formula, b, 4, 15, "gru_back");
-    b.dz = blank(n, 3 * H, 3 * H);
+    b.dz = blank(n, 3 * H, 3 * H + gap);
     check_back(back_reset, gru_formula, b, 3, 1 | 4, "gru_reset_back");
     b.drh = given(n, H, H);
     check_back(back_gates, gates_formula, b, 3, 2, "gru_gates_back");
