@@ -314,7 +314,8 @@ cdef inline void rnn_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, int relu, co
 
 
 cdef inline void lstm_back(Py_ssize_t n, Py_ssize_t U, Py_ssize_t H, const real* tape, const real* c_prev,
-                           Py_ssize_t ldc_prev, const real* dh, real* dc, real* dz, Py_ssize_t lddz, real* h) noexcept nogil:
+                           Py_ssize_t ldc_prev, const real* dh, real* dc, real* dz, Py_ssize_t lddz,
+                           real* h) noexcept nogil:
     if real is float:
         f32.lstm_back(n, U, H, tape, c_prev, ldc_prev, dh, dc, dz, lddz, h)
     else:
