@@ -176,18 +176,18 @@ const char *frnn_compiler(void);
 
 /* frnn_run: task(job, part, parts) for every part on a thread of its own, the caller's among them; returns when all
  *   have. parts is `want`, or fewer: 1 where another caller has the threads, at most 64. A task must do the whole work
- *   however many share it. Subnormals are flushed to zero meanwhile.
+ *   however many share it. Subnormals are flushed to zero meanwhile. kind: a number that jobs alike share, for
+ *   frnn_note; 0 for none.
  * frnn_barrier: inside a task, waits until all parts have come here.
- * frnn_judge: takes note of how a task went: its seconds, how many of them the caller waited for others, its parts.
- *   frnn_run calls it; tests may, while no task runs.
- * frnn_punctual: whether it is worth while to want several parts; 0 for a while after two tasks in a row whose caller
- *   had to wait so long for the others that one thread would have been as quick: they have no core to run on.
+ * frnn_worth: whether to want several parts for a job of this kind, by what such jobs took so far; now and then the
+ *   way that was slower, to see whether it still is.
+ * frnn_note: what one took: its parts, seconds, and how many of these the caller waited for others. frnn_run calls it.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
 typedef void (*frnn_task)(void *job, int part, int parts);
-void frnn_run(frnn_task task, void *job, int want);
+void frnn_run(frnn_task task, void *job, int want, unsigned long long kind);
 void frnn_barrier(int parts);
-void frnn_judge(double seconds, double idle, int parts);
-int frnn_punctual(void);
+int frnn_worth(unsigned long long kind);
+void frnn_note(unsigned long long kind, int parts, double seconds, double idle);
 unsigned long frnn_flush(void);
 void frnn_unflush(unsigned long saved);
 

@@ -46,12 +46,10 @@ void frnn_unflush(unsigned long saved)
 #if defined(_WIN32)
 
 void frnn_barrier(int parts) { (void)parts; }
-int frnn_punctual(void) { return 0; }
-void frnn_judge(double seconds, double idle, int parts) { (void)seconds, (void)idle, (void)parts; }
 
-void frnn_run(frnn_task task, void *job, int want)
+void frnn_run(frnn_task task, void *job, int want, unsigned long long kind)
 {
-    (void)want;
+    (void)want, (void)kind;
     unsigned long saved = frnn_flush();
     task(job, 0, 1);
     frnn_unflush(saved);
@@ -70,13 +68,7 @@ enum {
     SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
     LATE_AFTER = 100,   /* a meeting takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
-    LATE = 2,           /* calls in a row that were not worth several threads: one is a hiccup */
-    APART = 2,          /* calls on one thread after that; doubled each time ... */
-    MOST_APART = 1000,  /* ... up to here, or to as many as take SECONDS_APART */
 };
-
-static const double WAKING = 3e-4; /* seconds that a worker may take to wake, or to be made */
-static const double SECONDS_APART = 0.3;
 
 static struct {
     pthread_mutex_t caller, sleep;
@@ -86,18 +78,11 @@ static struct {
     void *job;
     unsigned born[MOST]; /* the round each worker was made in: it starts with the next */
     pthread_t thread[MOST];
-    atomic_bool asleep[MOST];          /* or not yet there */
     _Alignas(64) atomic_uint round;    /* of tasks; every worker takes note of each */
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
     _Alignas(64) atomic_uint barriers; /* passed */
-    int late;                          /* calls in a row */
-    int next_apart;
-    _Alignas(64) atomic_int apart; /* questions of frnn_punctual still to be denied */
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
-          .sleep = PTHREAD_MUTEX_INITIALIZER,
-          .wake = PTHREAD_COND_INITIALIZER,
-          .next_apart = APART};
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static inline void relax(void)
 {
@@ -155,29 +140,7 @@ void frnn_barrier(int parts)
     rested(&p);
 }
 
-int frnn_punctual(void)
-{
-    if (atomic_load_explicit(&pool.apart, memory_order_relaxed) <= 0)
-        return 1;
-    atomic_fetch_sub_explicit(&pool.apart, 1, memory_order_relaxed);
-    return 0;
-}
-
-/* One thread would have taken about `parts` times what the caller did not spend waiting. */
-void frnn_judge(double seconds, double idle, int parts)
-{
-    if (parts * (seconds - idle) > 1.1 * seconds) {
-        pool.late = 0;
-        pool.next_apart = APART;
-    } else if (++pool.late >= LATE) {
-        int most = seconds * MOST_APART < SECONDS_APART ? MOST_APART : (int)(SECONDS_APART / seconds);
-        int apart = pool.next_apart < most ? pool.next_apart : most;
-        atomic_store_explicit(&pool.apart, apart > APART ? apart : APART, memory_order_relaxed);
-        pool.next_apart = 2 * pool.next_apart < MOST_APART ? 2 * pool.next_apart : MOST_APART;
-    }
-}
-
-static void wait_for_round_after(unsigned seen, int part)
+static void wait_for_round_after(unsigned seen)
 {
     for (int spins = 0; spins < SPINS; spins++) {
         if (atomic_load_explicit(&pool.round, memory_order_acquire) != seen)
@@ -186,7 +149,6 @@ static void wait_for_round_after(unsigned seen, int part)
     }
     pthread_mutex_lock(&pool.sleep);
     pool.sleepers++;
-    atomic_store_explicit(&pool.asleep[part], true, memory_order_relaxed);
     while (atomic_load_explicit(&pool.round, memory_order_acquire) == seen)
         pthread_cond_wait(&pool.wake, &pool.sleep);
     pool.sleepers--;
@@ -198,8 +160,7 @@ static void *worker(void *arg)
     int part = (int)(intptr_t)arg;
     frnn_flush();
     for (unsigned seen = pool.born[part];; seen++) {
-        wait_for_round_after(seen, part);
-        atomic_store_explicit(&pool.asleep[part], false, memory_order_relaxed);
+        wait_for_round_after(seen);
         if (part < pool.parts)
             pool.task(pool.job, part, pool.parts);
         atomic_fetch_sub_explicit(&pool.running, 1, memory_order_release);
@@ -228,21 +189,12 @@ static int hire(int want)
     while (pool.workers < want) {
         int part = pool.workers + 1;
         pool.born[part] = atomic_load(&pool.round);
-        atomic_store(&pool.asleep[part], true);
         if (pthread_create(&pool.thread[part], NULL, worker, (void *)(intptr_t)part) != 0)
             break;
         pthread_detach(pool.thread[part]);
         pool.workers++;
     }
     return pool.workers;
-}
-
-static bool all_awake(int parts)
-{
-    for (int part = 1; part < parts; part++)
-        if (atomic_load_explicit(&pool.asleep[part], memory_order_relaxed))
-            return false;
-    return true;
 }
 
 #if defined(__linux__)
@@ -275,8 +227,6 @@ static void wake_elsewhere(void) { pthread_cond_broadcast(&pool.wake); }
 static void run_shared(frnn_task task, void *job, int parts)
 {
     pause p = {0, 0};
-    const bool awake = all_awake(parts);
-    const double start = now();
     waited = 0;
     pool.task = task;
     pool.job = job;
@@ -291,23 +241,23 @@ static void run_shared(frnn_task task, void *job, int parts)
     while (atomic_load_explicit(&pool.running, memory_order_acquire))
         rest(&p);
     rested(&p);
-    if (!awake) /* to wake takes its time once, and says nothing of the next call */
-        waited = waited > WAKING ? waited - WAKING : 0;
-    frnn_judge(now() - start, waited, parts);
 }
 
-void frnn_run(frnn_task task, void *job, int want)
+void frnn_run(frnn_task task, void *job, int want, unsigned long long kind)
 {
-    unsigned long saved = frnn_flush();
-    if (want > MOST)
-        want = MOST;
+    const unsigned long saved = frnn_flush();
+    const double start = kind ? now() : 0;
+    int parts = 1;
     if (want > 1 && pthread_mutex_trylock(&pool.caller) == 0) {
-        int parts = hire(want - 1) + 1;
-        run_shared(task, job, parts < want ? parts : want);
+        parts = hire((want < MOST ? want : MOST) - 1) + 1;
+        parts = parts < want ? parts : want;
+        run_shared(task, job, parts);
         pthread_mutex_unlock(&pool.caller);
     } else {
         task(job, 0, 1);
     }
+    if (kind)
+        frnn_note(kind, parts, now() - start, parts > 1 ? waited : 0);
     frnn_unflush(saved);
 }
 

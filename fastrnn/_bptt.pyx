@@ -249,14 +249,16 @@ cdef class Backward:
         cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
         cdef Py_ssize_t panel = 4 * lanes(self.itemsize)
         cdef int parts
+        cdef unsigned long long kind
         if j.q.R == 0:
             return
-        parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H // panel, &j.by_units)
+        parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H // panel, &j.by_units,
+                         &kind)
         j.back = back
         j.work_each = panel * max(j.rows, j.G * j.H) + j.rows * j.I + j.q.B * j.H
         j.work = <char*>self.block(j.work_each * parts)
         with nogil:
-            run_shared(backward_task, j, parts)
+            run_shared(backward_task, j, parts, kind)
 
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
         """b[row:row+n] becomes the sums of dz's columns from `column` on."""

@@ -122,9 +122,9 @@ cdef extern from "frnn.h" nogil:
 
     int frnn_isa_at(int i, frnn_isa* isa)
     const char* frnn_compiler()
-    void frnn_run(frnn_task task, void* job, int want)
+    void frnn_run(frnn_task task, void* job, int want, unsigned long long kind)
     void frnn_barrier(int parts)
-    int frnn_punctual()
+    int frnn_worth(unsigned long long kind)
     unsigned long frnn_flush()
     void frnn_unflush(unsigned long saved)
 
@@ -138,9 +138,9 @@ cdef const frnn_f32* f32
 cdef const frnn_f64* f64
 
 # The C functions themselves are linked into _kernels alone; the other modules reach them through it.
-cdef void run(frnn_task task, void* job, int want) noexcept nogil
+cdef void run(frnn_task task, void* job, int want, unsigned long long kind) noexcept nogil
 cdef void barrier(int parts) noexcept nogil
-cdef bint punctual() noexcept nogil
+cdef bint worth(unsigned long long kind) noexcept nogil
 cdef unsigned long flush() noexcept nogil
 cdef void unflush(unsigned long saved) noexcept nogil
 

@@ -42,16 +42,16 @@ def compiler():
     return frnn_compiler().decode()
 
 
-cdef void run(frnn_task task, void* job, int want) noexcept nogil:
-    frnn_run(task, job, want)
+cdef void run(frnn_task task, void* job, int want, unsigned long long kind) noexcept nogil:
+    frnn_run(task, job, want, kind)
 
 
 cdef void barrier(int parts) noexcept nogil:
     frnn_barrier(parts)
 
 
-cdef bint punctual() noexcept nogil:
-    return frnn_punctual()
+cdef bint worth(unsigned long long kind) noexcept nogil:
+    return frnn_worth(kind)
 
 
 cdef unsigned long flush() noexcept nogil:

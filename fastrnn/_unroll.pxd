@@ -67,7 +67,7 @@ cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_
 
 # What _bptt shares work out and reads arrays with, too.
 cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,
-                  bint* by_units) noexcept nogil
+                  bint* by_units, unsigned long long* kind) noexcept nogil
 cdef void share(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
                 Py_ssize_t* r1) noexcept nogil
 cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,

@@ -14,9 +14,9 @@ from fastrnn._kernels cimport (
     lanes,
     packed_columns,
     plain,
-    punctual,
     real,
     run as run_shared,
+    worth,
 )
 from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, consecutive, gather, offset, scatter
 
@@ -63,16 +63,22 @@ def set_shared_weights(Py_ssize_t least, Py_ssize_t a_row):
 
 
 cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,
-                  bint* by_units) noexcept nogil:
-    """Threads for a job, and whether they share out its units, if these are divisible, or its rows.
+                  bint* by_units, unsigned long long* kind) noexcept nogil:
+    """Threads for a job, and whether they share out its units, if these are divisible, or its rows; and its kind, if it
+    is one of those whose worth is learned.
 
     To share units costs a meeting after every step, but then no thread reads all weights for some rows only: the one
     way for a lone row, and the better one as long as weights, not rows, are what takes the time."""
     cdef Py_ssize_t want
     by_units[0] = divisible and panels > 1 and weights >= max(SHARED_WEIGHTS, B * SHARED_WEIGHTS_A_ROW)
     want = min(<Py_ssize_t>threads, panels if by_units[0] else B)
-    if want > 1 and flops >= SHARED_FLOPS and (SHARED_FLOPS == 0 or punctual()):
-        return <int>want
+    kind[0] = 0
+    if want > 1 and flops >= SHARED_FLOPS:
+        if SHARED_FLOPS == 0:
+            return <int>want
+        kind[0] = ((<unsigned long long>flops * 31 + weights) * 31 + B) * 31 + want | 1  # hash: any odd number
+        if worth(kind[0]):
+            return <int>want
     by_units[0] = False
     return 1
 
@@ -270,13 +276,15 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     cdef Py_ssize_t size = itemsize(j), GH = j.G * j.H, rows
     cdef double flops = 2.0 * j.q.R * GH * (j.I + j.P)
     cdef int parts
+    cdef unsigned long long kind
     if j.lanes != lanes(size):
         raise RuntimeError("packed weights: made for another instruction set")
     if j.q.R == 0:
         return 0
     j.tape = NULL if tape is None else tape.at
     j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((GH + j.I) * size)), j.q.R)
-    parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.clip == 0, GH * j.P, j.H // (4 * j.lanes), &j.by_units)
+    parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.clip == 0, GH * j.P, j.H // (4 * j.lanes), &j.by_units,
+                     &kind)
     if j.w_ih == NULL and (parts == 1 or j.by_units) and j.q.R <= max(j.I, j.chunk):
         j.w_ih_given, j.chunk, j.panel = address(w.w_ih), j.q.R, 4 * j.lanes * j.I
     elif j.w_ih == NULL:
@@ -287,7 +295,7 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     cdef Memory workspace = Memory(j.work_each * parts * size)
     j.work = workspace.at
     with nogil:
-        run_shared(forward_task, j, parts)
+        run_shared(forward_task, j, parts, kind)
     return 0
 
 

@@ -59,7 +59,7 @@ static void count(void *job, int part, int parts)
 static int counted(int want)
 {
     work w = {.parts = 0};
-    frnn_run(count, &w, want);
+    frnn_run(count, &w, want, 0);
     REQUIRE(w.parts == want || w.parts == 1);
     for (int part = 0; part < MOST; part++)
         REQUIRE(w.calls[part] == (part < w.parts));
@@ -78,37 +78,33 @@ static void check_run(void)
     REQUIRE(counted(4) == 4);
 }
 
-enum { APART = 2, MOST_APART = 1000 };
+/* ---- what is worth several threads, told how long it took: what a machine does meanwhile is its own affair -------- */
 
-static int questions_denied(void)
+/* Of so many calls of a kind, that take `alone` seconds on one thread and `shared` on two, those on two. */
+static int shared_calls(unsigned long long kind, double alone, double shared, double idle, int calls)
 {
-    int denied = 0;
-    while (!frnn_punctual())
-        denied++;
-    return denied;
+    int on_two = 0;
+    for (int call = 0; call < calls; call++) {
+        int two = frnn_worth(kind);
+        frnn_note(kind, 1 + two, two ? shared : alone, two ? idle * shared : 0);
+        on_two += two;
+    }
+    return on_two;
 }
 
-/* Two parts of so many seconds each, the caller's share of it spent waiting in vain or not. */
-static int denied_after(double idle, double seconds)
+/* The quicker way is taken, the other tried, and more seldom from time to time, as soon as it is not the same one. */
+static void check_policy(void)
 {
-    frnn_judge(seconds, idle * seconds, 2);
-    return questions_denied();
-}
-
-/* A caller that waits for others in vain twice running is told so for a while, twice as long each time; one that waits
- * once, or not for long, is not. Told, not timed: what a machine does meanwhile is its own affair. */
-static void check_punctual(void)
-{
-    frnn_judge(1, 0, 2); /* forgets how the tasks before went */
-    questions_denied();
-    REQUIRE(denied_after(0.9, 1e-4) == 0 && denied_after(0.1, 1e-4) == 0); /* a hiccup */
-    REQUIRE(denied_after(0.5, 1e-4) == 0);
-    for (int apart = APART; apart < 2 * MOST_APART; apart *= 2)
-        REQUIRE(denied_after(0.5, 1e-4) == (apart < MOST_APART ? apart : MOST_APART));
-    REQUIRE(denied_after(0.5, 0.01) == 30 && denied_after(0.5, 1) == APART); /* long ones are asked again sooner */
-    REQUIRE(denied_after(0.4, 1e-4) == 0 && denied_after(0.9, 1e-4) == 0);
-    REQUIRE(denied_after(0.9, 1e-4) == APART); /* what came before is forgotten */
-    frnn_judge(1, 0, 2);
+    enum { GOOD = 1, FAR, NEW, LATE, WELL };
+    REQUIRE(frnn_worth(GOOD) && frnn_worth(FAR) && frnn_worth(2 * 64 + FAR)); /* nothing known; records in turn */
+    int good = shared_calls(GOOD, 1e-4, 6e-5, 0, 1000), far = shared_calls(FAR, 1e-4, 1.4e-4, 0.1, 1000);
+    REQUIRE(980 < good && good < 1000 && 0 < far && far < 20);
+    REQUIRE(shared_calls(GOOD, 1e-4, 6e-5, 0, 1000) > good && shared_calls(FAR, 1e-4, 1.4e-4, 0.1, 1000) < far);
+    REQUIRE(shared_calls(FAR, 1e-4, 6e-5, 0, 2000) > 900); /* the other processor has come nearer */
+    REQUIRE(shared_calls(GOOD, 1e-4, 1.4e-4, 0, 2000) < 40);
+    REQUIRE(shared_calls(WELL, 1, 0.6, 0.1, 100) == 100);   /* nobody waits for a long trial ... */
+    REQUIRE(shared_calls(LATE, 1, 1.1, 0.6, 99) <= 34);     /* ... but what waits for others could do without them */
+    REQUIRE(shared_calls(NEW, 1e-4, 9.8e-5, 0, 1000) < 20); /* not worth another's processor */
 }
 
 /* ---- callers at once, and inside one another --------------------------------------------------------------------- */
@@ -141,7 +137,7 @@ static void call_inside(void *unused, int part, int parts)
 static void check_nested(void)
 {
     for (int round = 0; round < 50; round++)
-        frnn_run(call_inside, NULL, 3);
+        frnn_run(call_inside, NULL, 3, 0);
 }
 
 /* ---- children ---------------------------------------------------------------------------------------------------- */
@@ -185,10 +181,10 @@ static void check_limits(void)
     for (int round = 0; round < 3; round++)
         REQUIRE(counted(MOST) == MOST);
     work w = {.parts = 0};
-    frnn_run(count, &w, 10 * MOST);
+    frnn_run(count, &w, 10 * MOST, 0);
     REQUIRE(w.parts == MOST);
     w = (work){.parts = 0};
-    frnn_run(count, &w, 0);
+    frnn_run(count, &w, 0, 0);
     REQUIRE(w.parts == 1);
 }
 
@@ -241,7 +237,7 @@ int main(void)
     alarm(120);
     check_flush();
     check_run();
-    check_punctual();
+    check_policy();
     check_callers();
     check_nested();
     if (!NO_FORK)
