@@ -114,8 +114,8 @@ INLINE start start_at(ptrdiff_t V, const real *at, ptrdiff_t ld, ptrdiff_t apart
 #define FIELDS(z) z.at, z.ld, z.apart, z.last, z.ld_last
 
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
- * Whichever side is smaller stays in registers, the other streams past it. ahead: asks for what the tile below will want
- * of a, which the processor does not foresee where k strides over memory. */
+ * Whichever side is smaller stays in registers, the other streams past it. ahead: asks for what the tile below will
+ * want of a, which the processor does not foresee where k strides over memory. */
 INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w,
                       START, real *c, ptrdiff_t ldc)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * vec_types.h - the types and operations that are the same on every instruction set, given FRNN_BYTES and FRNN_WIDE.
  *
- * real float or double; vec a vector of VL reals; ivec the integers of their bits; a quad is 4 lanes in a row. Operators work
- * lane by lane; a comparison gives lanes of all ones or all zeros. */
+ * real float or double; vec a vector of VL reals; ivec the integers of their bits; a quad is 4 lanes in a row.
+ * Operators work lane by lane; a comparison gives lanes of all ones or all zeros. */
 #define INLINE static inline __attribute__((always_inline, unused))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")

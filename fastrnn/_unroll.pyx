@@ -28,8 +28,9 @@ from numpy import empty, empty_like, zeros
 cdef int threads = 1
 
 # Bytes of the hoisted projection and the rows it reads between two turns of the time loop: little of an L2 cache, which
-# has the weights and the caller's arrays to hold as well.
-cdef Py_ssize_t CHUNK_BYTES = 128 * 1024
+# has the weights and the caller's arrays to hold as well. Of a W_ih that no cache holds beside W_hh half as many as it
+# has: to bring it once more would take longer than to bring them.
+cdef Py_ssize_t CHUNK_BYTES = 128 * 1024, LARGE_W_IH = 8 * 1024 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 32    # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it brings
 # Fewest weights of a step, in all and for each row, for its units to be shared out: with fewer, threads would wait for
@@ -172,6 +173,13 @@ cdef by_row(object ragged, object state):
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 
+cdef Py_ssize_t chunk_rows(const Job* j) noexcept nogil:
+    """Rows of a chunk, at most or one step's."""
+    cdef Py_ssize_t GH = j.G * j.H, size = itemsize(j), w_ih = GH * j.I * size
+    cdef Py_ssize_t bytes = CHUNK_BYTES if w_ih < LARGE_W_IH else w_ih // 2
+    return min(max(CHUNK_ROWS, bytes // ((GH + j.I) * size)), j.q.R)
+
+
 cdef Py_ssize_t chunk_end(const Job* j, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
     """The step after the last one of a chunk that begins at s; s itself when no row is at work any more."""
     cdef Py_ssize_t n, rows = 0
@@ -282,7 +290,7 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     if j.q.R == 0:
         return 0
     j.tape = NULL if tape is None else tape.at
-    j.chunk = min(max(CHUNK_ROWS, CHUNK_BYTES // ((GH + j.I) * size)), j.q.R)
+    j.chunk = chunk_rows(j)
     parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.clip == 0, GH * j.P, j.H // (4 * j.lanes), &j.by_units,
                      &kind)
     if j.w_ih == NULL and (parts == 1 or j.by_units) and j.q.R <= max(j.I, j.chunk):
