@@ -18,7 +18,7 @@ static const double ALONE_FOR = 0.3; /* seconds after which several threads are 
 static const double SHARED_FOR = 3;  /* and one */
 static const double LONG = 0.02;     /* seconds: nobody shall wait for the trial of one thread */
 static const double BETTER = 0.97;   /* several threads have to be quicker by this to be taken */
-static const double QUICKER = 0.5, SLOWER = 0.2; /* how much one more time counts beside those before */
+static const double SLOWER = 0.2; /* how much a slower time counts beside those before; a quicker one replaces them */
 
 typedef struct record {
     unsigned long long kind;
@@ -52,7 +52,7 @@ static int until_trial(const record *r)
 
 static void learn(double *known, double seconds)
 {
-    *known = *known == 0 ? seconds : *known + (seconds < *known ? QUICKER : SLOWER) * (seconds - *known);
+    *known = *known == 0 || seconds < *known ? seconds : *known + SLOWER * (seconds - *known);
 }
 
 int frnn_worth(unsigned long long kind)
