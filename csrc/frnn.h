@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * frnn.h - the whole C interface of fastrnn: the primitives under the time loops, the instruction sets they are
- * built for, and the threads they run on.
+ * built for, the threads they run on, and what is learned of how many to take.
  *
- * Letters. T time steps, B batch, I input size, H hidden size, P size of h (H, or the size of the projection),
- *   G gates (RNN 1, GRU 3, LSTM 4), VL lanes of a vector; z pre-activations, h hidden state, c cell state;
- *   dz, dh, dc the gradients of the loss with respect to them.
+ * Letters. n rows of a step, I input size, H hidden size, P size of h (H, or the size of the projection), G gates (RNN 1,
+ *   GRU 3, LSTM 4), U units of a share, M by N a product's result and K its depth, VL lanes of a vector; z
+ *   pre-activations, h hidden state, c cell state; dz, dh, dc the gradients of the loss with respect to them.
  * Gate order. LSTM i f g o, GRU r z n: PyTorch's, in every array but W_ih of the GRU packed together with W_hh (n r z)
  *   and the GRU's dz (n r z q, where q = W_hn h + b_hn; n r z for Cho's), so that either side of the cell reads three
  *   gates in a row.
@@ -175,19 +175,31 @@ int frnn_isa_at(int i, frnn_isa *isa);
 const char *frnn_compiler(void);
 
 /* frnn_run: task(job, part, parts) for every part on a thread of its own, the caller's among them; returns when all
- *   have. parts is `want`, or fewer: 1 where another caller has the threads, at most 64. A task must do the whole work
- *   however many share it. Subnormals are flushed to zero meanwhile. kind: a number that jobs alike share, for
- *   frnn_note; 0 for none.
+ *   have. parts is `want`, or fewer: 1 where another caller has the threads, at most FRNN_MOST_THREADS. A task must do
+ *   the whole work however many share it. Subnormals are flushed to zero meanwhile. kind: for frnn_note, which a key of
+ *   0 spares.
  * frnn_barrier: inside a task, waits until all parts have come here.
  * frnn_worth: whether to want several parts for a job of this kind, by what such jobs took so far; now and then the
  *   way that was slower, to see whether it still is.
  * frnn_note: what one took: its parts, seconds, and how many of these the caller waited for others. frnn_run calls it.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
+#if defined(_WIN32)
+#define FRNN_MOST_THREADS 1
+#else
+#define FRNN_MOST_THREADS 64
+#endif
+
 typedef void (*frnn_task)(void *job, int part, int parts);
-void frnn_run(frnn_task task, void *job, int want, unsigned long long kind);
+
+typedef struct frnn_kind {  /* of a job */
+    unsigned long long key; /* jobs of one key are alike, but for ... */
+    double work;            /* ... how much there is to do, in any unit; it may differ by some factor */
+} frnn_kind;
+
+void frnn_run(frnn_task task, void *job, int want, frnn_kind kind);
 void frnn_barrier(int parts);
-int frnn_worth(unsigned long long kind);
-void frnn_note(unsigned long long kind, int parts, double seconds, double idle);
+int frnn_worth(frnn_kind kind);
+void frnn_note(frnn_kind kind, int parts, double seconds, double idle);
 unsigned long frnn_flush(void);
 void frnn_unflush(unsigned long saved);
 

@@ -1,29 +1,35 @@
 /* SPDX-License-Identifier: MIT
  * policy.c - whether several threads are worth while for a job: learned from what jobs of its kind took, on several and
- * alone. No rule foresees it: the threads may have no core to run on, or one so far away that fetching what the other
- * wrote takes longer than to do it all, and both may change while a program runs.
+ * alone. No rule foresees it: the threads may have no core to run on, or sleep, or be so far away that fetching what
+ * the other wrote takes longer than to do it all, and all that may change while a program runs.
  *
- * The way that was quicker is taken; the other is tried now and then, ever more seldom while it stays slower. Nothing
- * here changes a result. Of callers at once one has the records, the others learn nothing; nor ever does a child forked
- * just then. */
+ * The way that is quicker on average is taken; the other is tried now and then, ever more seldom while it stays slower.
+ * Nothing here changes a result. Of callers at once one has the records, the others learn nothing; nor ever does a
+ * child forked just then. */
 #include "frnn.h"
 
 enum {
     RECORDS = 64,
-    APART = 2,         /* calls from one trial of the slower way to the next; doubled each time ... */
-    MOST_APART = 1000, /* ... up to here */
+    APART = 2,         /* calls from one trial of the slower way to the next: at first, ... */
+    MOST_APART = 1000, /* ... and in the end */
 };
 
 static const double ALONE_FOR = 0.3; /* seconds after which several threads are tried again, at the latest */
 static const double SHARED_FOR = 3;  /* and one */
 static const double LONG = 0.02;     /* seconds: nobody shall wait for the trial of one thread */
 static const double BETTER = 0.97;   /* several threads have to be quicker by this to be taken */
-static const double SLOWER = 0.2; /* how much a slower time counts beside those before; a quicker one replaces them */
+static const double NEWEST = 0.05;   /* share of the newest time in the average */
+static const double ODD = 3;         /* times the average: one call that takes longer may have been interrupted */
+
+enum { ALONE, SHARED };
 
 typedef struct record {
-    unsigned long long kind;
-    double alone, shared; /* seconds; 0: not known yet */
-    int left, apart;      /* calls to the next trial, and from that to the one after */
+    unsigned long long key;
+    struct {
+        double time; /* seconds for a unit of work; 0: not known yet */
+        int apart;   /* calls from one trial to the next, while it is not taken */
+    } way[2];
+    int left; /* calls to the next trial */
 } record;
 
 static record records[RECORDS];
@@ -32,56 +38,76 @@ static char busy;
 static int taken(void) { return __atomic_test_and_set(&busy, __ATOMIC_ACQUIRE); }
 static void give(void) { __atomic_clear(&busy, __ATOMIC_RELEASE); }
 
-/* The record of a kind, which takes the place of what was there before. */
-static record *record_of(unsigned long long kind)
+/* The record of a key, which takes the place of what was there before. */
+static record *record_of(unsigned long long key)
 {
-    record *r = &records[kind / 2 % RECORDS];
-    if (r->kind != kind)
-        *r = (record){.kind = kind, .left = APART, .apart = APART};
+    record *r = &records[key / 2 % RECORDS];
+    if (r->key != key)
+        *r = (record){.key = key, .way = {{0, APART}, {0, APART}}, .left = APART};
     return r;
 }
 
-static int is_worth(const record *r) { return r->alone == 0 || r->shared == 0 || r->shared < BETTER * r->alone; }
-
-static int until_trial(const record *r)
+static int best_way(const record *r)
 {
-    double calls = is_worth(r) ? SHARED_FOR / r->shared : ALONE_FOR / r->alone;
-    int most = calls < MOST_APART ? (int)calls : MOST_APART;
-    return r->apart < most ? r->apart : most > APART ? most : APART;
+    double alone = r->way[ALONE].time, shared = r->way[SHARED].time;
+    return alone == 0 || shared == 0 || shared < BETTER * alone ? SHARED : ALONE;
 }
 
-static void learn(double *known, double seconds)
+/* Calls until this way, the slower one, is to be tried. */
+static int until_trial(const record *r, int way, double work)
 {
-    *known = *known == 0 || seconds < *known ? seconds : *known + SLOWER * (seconds - *known);
+    double calls = (way == SHARED ? ALONE_FOR : SHARED_FOR) / (r->way[!way].time * work);
+    int most = calls > MOST_APART ? MOST_APART : calls > APART ? (int)calls : APART;
+    return r->way[way].apart < most ? r->way[way].apart : most;
 }
 
-int frnn_worth(unsigned long long kind)
+/* A trial makes the next one of that way later; if it was in vain, the way in use returns the sooner, should it ever be
+ * the slower one. Else both would be used in turns where one is quicker by chance only. */
+static void tried(record *r, int way, int in_vain)
+{
+    int *own = &r->way[way].apart, *other = &r->way[!way].apart;
+    *own = 2 * *own < MOST_APART ? 2 * *own : MOST_APART;
+    if (in_vain)
+        *other = *other / 2 > APART ? *other / 2 : APART;
+}
+
+/* A way that is seldom tried is taken at its best: once it is in use, its average shows. */
+static void learn(double *known, double time, int in_use)
+{
+    double most = ODD * *known;
+    if (*known == 0 || (time < *known && !in_use))
+        *known = time;
+    else
+        *known += NEWEST * ((time < most ? time : most) - *known);
+}
+
+int frnn_worth(frnn_kind kind)
 {
     if (taken())
         return 1;
-    record *r = record_of(kind);
-    int worth = is_worth(r);
-    if (r->left > 0) {
+    record *r = record_of(kind.key);
+    int way = best_way(r);
+    if (r->left > 0)
         r->left--;
-    } else if (r->shared != 0) {
-        r->left = until_trial(r);
-        r->apart = r->apart < MOST_APART ? 2 * r->apart : r->apart;
-        worth = worth && r->shared > LONG ? 1 : !worth;
-    }
+    else if (r->way[SHARED].time != 0 && (way == ALONE || r->way[SHARED].time * kind.work < LONG))
+        way = !way;
     give();
-    return worth;
+    return way == SHARED;
 }
 
-void frnn_note(unsigned long long kind, int parts, double seconds, double idle)
+void frnn_note(frnn_kind kind, int parts, double seconds, double idle)
 {
     if (taken())
         return;
-    record *r = record_of(kind);
-    int was = is_worth(r);
-    learn(parts > 1 ? &r->shared : &r->alone, seconds);
-    if (parts > 1 && seconds > LONG) /* one alone would take as often what the caller did not wait */
-        learn(&r->alone, parts * (seconds - idle));
-    if (is_worth(r) != was)
-        r->left = r->apart = APART;
+    record *r = record_of(kind.key);
+    int way = parts > 1 ? SHARED : ALONE, was = best_way(r);
+    learn(&r->way[way].time, seconds / kind.work, way == was);
+    if (way == SHARED && seconds > LONG) /* one alone would take as often what the caller did not wait */
+        learn(&r->way[ALONE].time, parts * (seconds - idle) / kind.work, 0);
+    int is = best_way(r);
+    if (way != was)
+        tried(r, way, is == was);
+    if (way != was || is != was)
+        r->left = until_trial(r, !is, kind.work);
     give();
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * threads.c - the worker pool: made on first use, grown on demand, never destroyed.
+ * threads.c - the worker pool: made on first use, grown on demand, never destroyed; a call takes as many of it as it
+ * wants, the others go on sleeping.
  *
  * One caller at a time has the pool; another one meanwhile does its work alone, with the same bits. Workers wait for
  * the next task by spinning for a while, since a call is often followed by another, and then sleep. A forked child
@@ -47,7 +48,7 @@ void frnn_unflush(unsigned long saved)
 
 void frnn_barrier(int parts) { (void)parts; }
 
-void frnn_run(frnn_task task, void *job, int want, unsigned long long kind)
+void frnn_run(frnn_task task, void *job, int want, frnn_kind kind)
 {
     (void)want, (void)kind;
     unsigned long saved = frnn_flush();
@@ -59,30 +60,34 @@ void frnn_run(frnn_task task, void *job, int want, unsigned long long kind)
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
 
 enum {
-    MOST = 64,
     SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
     LATE_AFTER = 100,   /* a meeting takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
 };
 
+typedef struct worker {
+    _Alignas(64) atomic_uint round; /* of tasks it has been called to */
+    bool asleep;
+    pthread_cond_t wake;
+    pthread_t thread;
+} worker;
+
 static struct {
     pthread_mutex_t caller, sleep;
-    pthread_cond_t wake;
-    int workers, sleepers, parts;
+    int workers, parts;
     frnn_task task;
     void *job;
-    unsigned born[MOST]; /* the round each worker was made in: it starts with the next */
-    pthread_t thread[MOST];
-    _Alignas(64) atomic_uint round;    /* of tasks; every worker takes note of each */
+    worker of_part[FRNN_MOST_THREADS]; /* the caller has part 0 */
     _Alignas(64) atomic_int running;   /* workers that have not done with this round */
     _Alignas(64) atomic_int arrived;   /* at the barrier */
     _Alignas(64) atomic_uint barriers; /* passed */
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER};
 
 static inline void relax(void)
 {
@@ -103,30 +108,30 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-typedef struct pause {
+typedef struct meeting {
     int spins;
-    double since; /* when it was found to be long, or 0 */
-} pause;
+    double since; /* when the wait was found to be long, or 0 */
+} meeting;
 
-static inline void rest(pause *p)
+static inline void rest(meeting *m)
 {
-    if (p->spins++ == LATE_AFTER)
-        p->since = now();
-    if (p->spins <= YIELD_AFTER)
+    if (m->spins++ == LATE_AFTER)
+        m->since = now();
+    if (m->spins <= YIELD_AFTER)
         relax();
     else
         sched_yield();
 }
 
-static inline void rested(const pause *p)
+static inline void rested(const meeting *m)
 {
-    if (p->since != 0)
-        waited += now() - p->since;
+    if (m->since != 0)
+        waited += now() - m->since;
 }
 
 void frnn_barrier(int parts)
 {
-    pause p = {0, 0};
+    meeting m = {0, 0};
     if (parts == 1)
         return;
     unsigned passed = atomic_load_explicit(&pool.barriers, memory_order_acquire);
@@ -136,33 +141,32 @@ void frnn_barrier(int parts)
         return;
     }
     while (atomic_load_explicit(&pool.barriers, memory_order_acquire) == passed)
-        rest(&p);
-    rested(&p);
+        rest(&m);
+    rested(&m);
 }
 
-static void wait_for_round_after(unsigned seen)
+static void wait_for_round_after(worker *me, unsigned seen)
 {
     for (int spins = 0; spins < SPINS; spins++) {
-        if (atomic_load_explicit(&pool.round, memory_order_acquire) != seen)
+        if (atomic_load_explicit(&me->round, memory_order_acquire) != seen)
             return;
         relax();
     }
     pthread_mutex_lock(&pool.sleep);
-    pool.sleepers++;
-    while (atomic_load_explicit(&pool.round, memory_order_acquire) == seen)
-        pthread_cond_wait(&pool.wake, &pool.sleep);
-    pool.sleepers--;
+    me->asleep = true;
+    while (atomic_load_explicit(&me->round, memory_order_acquire) == seen)
+        pthread_cond_wait(&me->wake, &pool.sleep);
+    me->asleep = false;
     pthread_mutex_unlock(&pool.sleep);
 }
 
-static void *worker(void *arg)
+static void *work(void *arg)
 {
     int part = (int)(intptr_t)arg;
     frnn_flush();
-    for (unsigned seen = pool.born[part];; seen++) {
-        wait_for_round_after(seen);
-        if (part < pool.parts)
-            pool.task(pool.job, part, pool.parts);
+    for (unsigned seen = 0;; seen++) {
+        wait_for_round_after(&pool.of_part[part], seen);
+        pool.task(pool.job, part, pool.parts);
         atomic_fetch_sub_explicit(&pool.running, 1, memory_order_release);
     }
     return NULL;
@@ -171,42 +175,46 @@ static void *worker(void *arg)
 /* The child has no threads but the one that forked, and locks in whatever state they were. */
 static void forget_after_fork(void)
 {
-    pool.workers = pool.sleepers = 0;
+    pool.workers = 0;
     atomic_store(&pool.arrived, 0);
     atomic_store(&pool.running, 0);
     pthread_mutex_init(&pool.caller, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
-    pthread_cond_init(&pool.wake, NULL);
 }
 
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, forget_after_fork); }
+
+/* No signal of the program's may come to a worker: it would take it from whoever waits for it. */
+static bool start(int part)
+{
+    worker *new = &pool.of_part[part];
+    sigset_t all, before;
+    atomic_store(&new->round, 0);
+    new->asleep = false;
+    pthread_cond_init(&new->wake, NULL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = pthread_create(&new->thread, NULL, work, (void *)(intptr_t)part) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started)
+        pthread_detach(new->thread);
+    return started;
+}
 
 /* Makes workers until there are `want` beside the caller, or no more can be had; returns how many there are. */
 static int hire(int want)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, register_fork_handler);
-    while (pool.workers < want) {
-        int part = pool.workers + 1;
-        pool.born[part] = atomic_load(&pool.round);
-        if (pthread_create(&pool.thread[part], NULL, worker, (void *)(intptr_t)part) != 0)
-            break;
-        pthread_detach(pool.thread[part]);
+    while (pool.workers < want && start(pool.workers + 1))
         pool.workers++;
-    }
     return pool.workers;
 }
 
 #if defined(__linux__)
-static void keep_workers_on(const cpu_set_t *processors)
-{
-    for (int part = 1; part <= pool.workers; part++)
-        pthread_setaffinity_np(pool.thread[part], sizeof *processors, processors);
-}
-
 /* Linux often wakes a thread on the very processor of who wakes it, and would have it wait there for this call's end.
  * Where a thread may go counts in the moment it wakes; after that it may be moved anywhere again. */
-static void wake_elsewhere(void)
+static void wake_elsewhere(worker *w)
 {
     cpu_set_t all, others;
     int here = sched_getcpu();
@@ -214,49 +222,51 @@ static void wake_elsewhere(void)
     if (choice) {
         others = all;
         CPU_CLR((unsigned)here, &others);
-        keep_workers_on(&others);
+        pthread_setaffinity_np(w->thread, sizeof others, &others);
     }
-    pthread_cond_broadcast(&pool.wake);
+    pthread_cond_signal(&w->wake);
     if (choice)
-        keep_workers_on(&all);
+        pthread_setaffinity_np(w->thread, sizeof all, &all);
 }
 #else
-static void wake_elsewhere(void) { pthread_cond_broadcast(&pool.wake); }
+static void wake_elsewhere(worker *w) { pthread_cond_signal(&w->wake); }
 #endif
 
 static void run_shared(frnn_task task, void *job, int parts)
 {
-    pause p = {0, 0};
+    meeting m = {0, 0};
     waited = 0;
     pool.task = task;
     pool.job = job;
     pool.parts = parts;
-    atomic_store_explicit(&pool.running, pool.workers, memory_order_relaxed);
-    atomic_fetch_add_explicit(&pool.round, 1, memory_order_release);
+    atomic_store_explicit(&pool.running, parts - 1, memory_order_relaxed);
+    for (int part = 1; part < parts; part++)
+        atomic_fetch_add_explicit(&pool.of_part[part].round, 1, memory_order_release);
     pthread_mutex_lock(&pool.sleep);
-    if (pool.sleepers)
-        wake_elsewhere();
+    for (int part = 1; part < parts; part++)
+        if (pool.of_part[part].asleep)
+            wake_elsewhere(&pool.of_part[part]);
     pthread_mutex_unlock(&pool.sleep);
     task(job, 0, parts);
     while (atomic_load_explicit(&pool.running, memory_order_acquire))
-        rest(&p);
-    rested(&p);
+        rest(&m);
+    rested(&m);
 }
 
-void frnn_run(frnn_task task, void *job, int want, unsigned long long kind)
+void frnn_run(frnn_task task, void *job, int want, frnn_kind kind)
 {
     const unsigned long saved = frnn_flush();
-    const double start = kind ? now() : 0;
+    const double start = kind.key ? now() : 0;
     int parts = 1;
     if (want > 1 && pthread_mutex_trylock(&pool.caller) == 0) {
-        parts = hire((want < MOST ? want : MOST) - 1) + 1;
+        parts = hire((want < FRNN_MOST_THREADS ? want : FRNN_MOST_THREADS) - 1) + 1;
         parts = parts < want ? parts : want;
         run_shared(task, job, parts);
         pthread_mutex_unlock(&pool.caller);
     } else {
         task(job, 0, 1);
     }
-    if (kind)
+    if (kind.key)
         frnn_note(kind, parts, now() - start, parts > 1 ? waited : 0);
     frnn_unflush(saved);
 }

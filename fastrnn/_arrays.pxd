@@ -2,7 +2,7 @@
 """NumPy's arrays as C sees them. All inline, so there is no _arrays.pyx.
 
 The buffer protocol says the same, but takes 60 ns for an array: two of them would double a small step of a stream.
-Only exact arrays, no subclasses, may come here: `_check` makes sure of that.
+A subclass's array is read as what it stands on.
 """
 
 from cpython.ref cimport PyObject

@@ -2,10 +2,12 @@
 """Backpropagation through time (Werbos 1990). A cell brings one step back; the loops over time, chunks and threads, and
 the products after them, are here, for all. _rows.pxd says what ranks and packed rows are.
 
-T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows of all steps; z, h, dz, dh, dc as ever.
+T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows of all steps; z, h, dz, dh, dc as ever;
+a product's sums run over K rows and make M by N gradients.
 """
 
 from fastrnn._rows cimport Sequence, View
+from fastrnn._unroll cimport Shares
 
 
 cdef struct BackStep:  # one thread's part of one step: all units of some ranks, or some units of all ranks
@@ -38,7 +40,7 @@ cdef struct BackJob:  # a backward pass
     Py_ssize_t chunks, rows    # how many there are, and rows of the largest one
     Py_ssize_t width, lddz     # of a row of dz, whose first G*H columns are x's side, and from one to the next
     Py_ssize_t work_each
-    bint by_units              # threads share the units of a step, not the rows
+    Shares shares
     void (*back)(const BackJob* j, const BackStep* a) noexcept nogil
     View x, out, dx, grad_out
     const void* tape           # (R, tape_width)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Backpropagation through time, for every cell: the loops over steps, chunks and threads, and the products.
 
-_rows.pxd says what ranks and packed rows are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps of a chunk.
+Letters as in _bptt.pxd, and: r0..r1-1 the ranks of one thread, s0..s1-1 the steps of a chunk. _rows.pxd says what
+ranks and packed rows are.
 """
 
 from fastrnn._arrays cimport address
@@ -28,7 +29,7 @@ from fastrnn._rows cimport (
     gather,
     scatter,
 )
-from fastrnn._unroll cimport by_rank, by_row, parts_of, sequence_of, share, share_units, view_of
+from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, shares_of, view_of
 
 from libc.string cimport memcpy, memset
 
@@ -69,7 +70,9 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
     cdef real* h_prev
     cdef View out, grad_out
     cdef BackStep a
-    a.r0, a.dh, a.dc, a.scratch, a.parts = r0, <real*>j.dh + r0 * j.P, <real*>j.dc + r0 * j.H, scratch, parts
+    a.r0, a.dh, a.dc, a.scratch, a.parts = r0, <real*>j.dh + r0 * j.P, NULL, scratch, parts
+    if j.dc != NULL:
+        a.dc = <real*>j.dc + r0 * j.H
     share_units(j.H, sizeof(real), part, parts, &a.u0, &a.U)
     if parts > 1:
         width = a.U
@@ -145,7 +148,7 @@ cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexc
     for k in range(j.chunks - 1, -1, -1):
         s0, s1 = j.cuts[k], j.cuts[k + 1]
         share(&j.q, s0, s1, part, parts, &r0, &r1)
-        if j.by_units:
+        if j.shares.by_units:
             backward_rows(j, s0, s1, 0, j.q.B, part, parts, work)
         elif r1 > r0:
             backward_rows(j, s0, s1, r0, r1, 0, 1, work)
@@ -219,7 +222,7 @@ cdef class Backward:
         self.keep.append(cuts)
         j.cuts = <Py_ssize_t*>cuts.at
         j.cuts[0] = 0
-        for s in range(j.q.T):
+        for s in range(j.q.T if j.q.R > 0 else 0):  # an empty batch may have any number of steps
             n = j.q.alive[s] if j.q.alive != NULL else j.q.B
             if rows > 0 and rows + n > BACK_ROWS:
                 j.chunks += 1
@@ -248,17 +251,15 @@ cdef class Backward:
         cdef BackJob* j = &self.j
         cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
         cdef Py_ssize_t panel = 4 * lanes(self.itemsize)
-        cdef int parts
-        cdef unsigned long long kind
         if j.q.R == 0:
             return
-        parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H // panel, &j.by_units,
-                         &kind)
+        j.shares = shares_of(backward_task, j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H,
+                             self.itemsize)
         j.back = back
         j.work_each = panel * max(j.rows, j.G * j.H) + j.rows * j.I + j.q.B * j.H
-        j.work = <char*>self.block(j.work_each * parts)
+        j.work = <char*>self.block(j.work_each * j.shares.parts)
         with nogil:
-            run_shared(backward_task, j, parts, kind)
+            run_shared(backward_task, j, j.shares.parts, j.shares.kind)
 
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
         """b[row:row+n] becomes the sums of dz's columns from `column` on."""

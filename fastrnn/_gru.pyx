@@ -3,7 +3,7 @@
 
 Cho et al. 2014 (before); the variant of cuDNN, PyTorch and Keras (after).
 
-T B I H P G; z pre-activations of r z n, q = W_hn h + b_hn, h, dz, dh; n rows of a step.
+Letters as in _unroll.pxd; z pre-activations of r z n, q = W_hn h + b_hn, rh = r h, h, dz, dh, drh; n rows of a step.
 A row of dz is n r z q: the input's side reads n r z, the recurrent side r z q (reset before: n r z, no q).
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """

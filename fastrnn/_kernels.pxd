@@ -118,13 +118,19 @@ cdef extern from "frnn.h" nogil:
         const frnn_f32* f32
         const frnn_f64* f64
 
+    const int FRNN_MOST_THREADS
+
     ctypedef void (*frnn_task)(void* job, int part, int parts) noexcept nogil
+
+    ctypedef struct frnn_kind:
+        unsigned long long key
+        double work
 
     int frnn_isa_at(int i, frnn_isa* isa)
     const char* frnn_compiler()
-    void frnn_run(frnn_task task, void* job, int want, unsigned long long kind)
+    void frnn_run(frnn_task task, void* job, int want, frnn_kind kind)
     void frnn_barrier(int parts)
-    int frnn_worth(unsigned long long kind)
+    int frnn_worth(frnn_kind kind)
     unsigned long frnn_flush()
     void frnn_unflush(unsigned long saved)
 
@@ -138,14 +144,13 @@ cdef const frnn_f32* f32
 cdef const frnn_f64* f64
 
 # The C functions themselves are linked into _kernels alone; the other modules reach them through it.
-cdef void run(frnn_task task, void* job, int want, unsigned long long kind) noexcept nogil
+cdef void run(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil
 cdef void barrier(int parts) noexcept nogil
-cdef bint worth(unsigned long long kind) noexcept nogil
+cdef bint worth(frnn_kind kind) noexcept nogil
 cdef unsigned long flush() noexcept nogil
 cdef void unflush(unsigned long saved) noexcept nogil
 
 cdef Py_ssize_t lanes(Py_ssize_t itemsize) noexcept nogil
-cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef const Array* plain(object array, Py_ssize_t itemsize, int flags) noexcept
 
 
@@ -164,6 +169,7 @@ cdef class Memory:
 
 cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed)
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K)
+cdef Memory joined(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first)
 cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssize_t n, Py_ssize_t itemsize)
 
 

@@ -9,7 +9,8 @@ from libc.string cimport memmove
 
 from numpy import ndarray, zeros
 
-cdef double MOST_BYTES = 2.0**50  # far below _check.MAX_BYTES, so that no product of sizes overflows
+cdef double MOST_BYTES = 2.0**50  # _check.MAX_BYTES
+cdef Py_ssize_t LONG = 1 << 18  # weights whose packing lets other Python threads run meanwhile
 
 
 def instruction_sets():
@@ -42,7 +43,7 @@ def compiler():
     return frnn_compiler().decode()
 
 
-cdef void run(frnn_task task, void* job, int want, unsigned long long kind) noexcept nogil:
+cdef void run(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil:
     frnn_run(task, job, want, kind)
 
 
@@ -50,7 +51,7 @@ cdef void barrier(int parts) noexcept nogil:
     frnn_barrier(parts)
 
 
-cdef bint worth(unsigned long long kind) noexcept nogil:
+cdef bint worth(frnn_kind kind) noexcept nogil:
     return frnn_worth(kind)
 
 
@@ -85,6 +86,8 @@ cdef const Array* plain(object array, Py_ssize_t itemsize, int flags) noexcept:
 
 def check_layout():
     """Whether arrays are what _arrays.pxd says they are: asked for before any is read."""
+    if sizeof(Py_ssize_t) < 8:
+        raise ImportError("fastrnn: sizes of its workspaces need 64 bits")
     array = zeros((2, 3, 4), "float32")[:, 1:]
     cdef const Array* found = fields(array)
     known = {"data": (<uintptr_t>found.data, False), "flags": found.flags, "nd": found.nd}
@@ -180,6 +183,10 @@ cdef Block new_block(Py_ssize_t size) except *:
         return pop_spare(best)
     block.start, block.room = PyMem_RawMalloc(size + 64), size
     if block.start is NULL:
+        while n_spares:
+            PyMem_RawFree(pop_spare(0).start)
+        block.start = PyMem_RawMalloc(size + 64)
+    if block.start is NULL:
         raise MemoryError(f"no memory for a workspace of {size} bytes")
     if size >= HUGE_BYTES:
         want_huge_pages(block.start, size)
@@ -212,25 +219,52 @@ cdef class Memory:
 # ---- packed weights -------------------------------------------------------------------------------------------------
 
 
+cdef void pack(Py_ssize_t G, Py_ssize_t N, Py_ssize_t K, bint transposed, int first, Py_ssize_t size, const void* w,
+               void* to, Py_ssize_t K_all, Py_ssize_t k0) noexcept nogil:
+    cdef Py_ssize_t ldw = K if transposed else N
+    if G > 0 and size == 4:
+        pack_gates(G, N, K, first, <const float*>w, K, <float*>to, K_all, k0)
+    elif G > 0:
+        pack_gates(G, N, K, first, <const double*>w, K, <double*>to, K_all, k0)
+    elif size == 4:
+        pack_columns(K, N, transposed, <const float*>w, ldw, <float*>to, K_all, k0)
+    else:
+        pack_columns(K, N, transposed, <const double*>w, ldw, <double*>to, K_all, k0)
+
+
+cdef void pack_matrix(object matrix, Py_ssize_t G, Py_ssize_t N, Py_ssize_t K, bint transposed, int first, Memory to,
+                      Py_ssize_t K_all, Py_ssize_t k0):
+    """Into rows k0..k0+K-1 of K_all: G gates of N units from (G*N, K) in gates layout, or, with G = 0, (K, N), or
+    (N, K) if transposed, in columns layout."""
+    cdef const void* w = address(matrix)
+    cdef Py_ssize_t size = matrix.itemsize
+    if K * N * max(G, 1) > LONG:
+        with nogil:
+            pack(G, N, K, transposed, first, size, w, to.at, K_all, k0)
+    else:
+        pack(G, N, K, transposed, first, size, w, to.at, K_all, k0)
+
+
 cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed):
     """A matrix (K, N), or (N, K) if transposed, in columns layout."""
-    cdef Py_ssize_t size = w.itemsize, ldw = K if transposed else N
-    cdef Memory to = Memory(K * padded(N, size) * size)
-    if size == 4:
-        pack_columns(K, N, transposed, <const float*>address(w), ldw, <float*>to.at, K, 0)
-    else:
-        pack_columns(K, N, transposed, <const double*>address(w), ldw, <double*>to.at, K, 0)
+    cdef Memory to = Memory(K * padded(N, w.itemsize) * w.itemsize)
+    pack_matrix(w, 0, N, K, transposed, 0, to, K, 0)
     return to
 
 
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K):
     """The first G*H rows of a matrix (., K) in gates layout."""
-    cdef Py_ssize_t size = w.itemsize
-    cdef Memory to = Memory(G * K * padded(H, size) * size)
-    if size == 4:
-        pack_gates(G, H, K, 0, <const float*>address(w), K, <float*>to.at, K, 0)
-    else:
-        pack_gates(G, H, K, 0, <const double*>address(w), K, <double*>to.at, K, 0)
+    cdef Memory to = Memory(G * K * padded(H, w.itemsize) * w.itemsize)
+    pack_matrix(w, G, H, K, True, 0, to, K, 0)
+    return to
+
+
+cdef Memory joined(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first):
+    """Both, in gates layout, or, with G = 0, columns layout, W_hh after W_ih, whose first gate is `first`."""
+    cdef Py_ssize_t I = w_ih.shape[1], P = w_hh.shape[1], size = w_ih.itemsize
+    cdef Memory to = Memory((I + P) * max(G, 1) * padded(H, size) * size)
+    pack_matrix(w_ih, G, H, I, True, first, to, I + P, 0)
+    pack_matrix(w_hh, G, H, P, True, 0, to, I + P, I)
     return to
 
 

@@ -3,7 +3,8 @@
 
 Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000 and the projection of Sak et al. 2014.
 
-T B I H P G; z pre-activations of i f g o, h, c, dz, dh, dc; hidden o tanh(c), before its projection; n rows of a step.
+Letters as in _unroll.pxd; z pre-activations of i f g o, h, c, dz, dh, dc; hidden o tanh(c), before its projection;
+n rows of a step.
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 

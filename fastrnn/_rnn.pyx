@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The vanilla RNN, with tanh or relu (Elman 1990): one step forward, one step back, and its weights.
 
-T B I H P G; z pre-activations, h, dz, dh; n rows of a step.
+Letters as in _unroll.pxd; z pre-activations, h, dz, dh; n rows of a step.
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 

@@ -2,8 +2,8 @@
 """One time step at a time through a stack of layers: weights packed once, W_ih and W_hh one after the other. And a lone
 step of a lone row, for which weights are not worth packing.
 
-B batch, I input size, H hidden size, P size of h, L layers. The same primitives as the time loops, started from the
-bias instead of a hoisted projection: the same sums in the same order, hence the same bits.
+B batch, I input size, H hidden size, P size of h, L layers; z, q, rh as in _gru.pyx. The same primitives as the time
+loops, started from the bias instead of a hoisted projection: the same sums in the same order, hence the same bits.
 """
 
 from fastrnn._arrays cimport WRITEABLE, Array, address
@@ -15,13 +15,11 @@ from fastrnn._kernels cimport (
     gru_gates,
     gru_reset,
     gru_step,
+    joined,
     lanes,
     lstm_cell,
     lstm_step,
-    pack_columns,
-    pack_gates,
     packed_columns,
-    padded,
     plain,
     real,
     rnn_cell,
@@ -87,34 +85,6 @@ cdef void advance(Cell cell, int turn, Py_ssize_t B, Py_ssize_t H, Py_ssize_t P,
         gemm(0, B, P, H, scratch, H, <const real*>l.w_hr, <const real*>NULL, 0, h, P)
 
 
-cdef Memory joined_columns(object w_ih, object w_hh, Py_ssize_t H):
-    """Both, of H rows, transposed, in columns layout, one after the other."""
-    cdef Py_ssize_t I = w_ih.shape[1], size = w_ih.itemsize
-    cdef Memory to = Memory((I + H) * padded(H, size) * size)
-    cdef void* ih = address(w_ih)
-    cdef void* hh = address(w_hh)
-    if size == 4:
-        pack_columns(I, H, 1, <const float*>ih, I, <float*>to.at, I + H, 0)
-        pack_columns(H, H, 1, <const float*>hh, H, <float*>to.at, I + H, I)
-    else:
-        pack_columns(I, H, 1, <const double*>ih, I, <double*>to.at, I + H, 0)
-        pack_columns(H, H, 1, <const double*>hh, H, <double*>to.at, I + H, I)
-    return to
-
-
-cdef Memory joined_gates(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first):
-    """The G gates of both in gates layout, one after the other; `first` is the input's first gate."""
-    cdef Py_ssize_t I = w_ih.shape[1], P = w_hh.shape[1], size = w_ih.itemsize
-    cdef Memory to = Memory((I + P) * G * padded(H, size) * size)
-    if size == 4:
-        pack_gates(G, H, I, first, <const float*>address(w_ih), I, <float*>to.at, I + P, 0)
-        pack_gates(G, H, P, 0, <const float*>address(w_hh), P, <float*>to.at, I + P, I)
-    else:
-        pack_gates(G, H, I, first, <const double*>address(w_ih), I, <double*>to.at, I + P, 0)
-        pack_gates(G, H, P, 0, <const double*>address(w_hh), P, <double*>to.at, I + P, I)
-    return to
-
-
 cdef class Stepper:
     """The compiled twin of `reference.Stepper`."""
 
@@ -161,16 +131,16 @@ cdef class Stepper:
         l.I = w_ih.shape[1]
         l.bias = self.hold(summed(b_ih, b_hh, 0, both, rows, size))
         if self.cell == LSTM:
-            l.w = self.hold(joined_gates(w_ih, w_hh, 4, H, 0))
+            l.w = self.hold(joined(w_ih, w_hh, 4, H, 0))
         elif self.cell == GRU_AFTER:
-            l.w = self.hold(joined_gates(w_ih, w_hh, 3, H, 2))
+            l.w = self.hold(joined(w_ih, w_hh, 3, H, 2))
             l.b_hn = self.hold(summed(None, b_hh, 2 * H, H, H, size))
         elif self.cell == GRU_BEFORE:
             l.w = self.hold(packed_columns(w_ih, l.I, 3 * H, True))
             l.w_rz = self.hold(packed_columns(w_hh, H, 2 * H, True))
             l.w_n = self.hold(packed_columns(w_hh[2 * H :], H, H, True))
         else:
-            l.w = self.hold(joined_columns(w_ih, w_hh, H))
+            l.w = self.hold(joined(w_ih, w_hh, 0, H, 0))
         if w_hr is not None:
             l.w_hr = self.hold(packed_columns(w_hr, H, self.P, True))
         self.weights += w_ih.size + w_hh.size
@@ -262,25 +232,49 @@ cdef class Stepper:
 # ---- a lone step ----------------------------------------------------------------------------------------------------
 
 
-cdef void lone(Cell cell, Py_ssize_t I, Py_ssize_t H, const real* x, const real* w_ih, const real* w_hh,
-               const real* bias, const real* b_hn, const real* h_prev, real* c, real* h, real* work) noexcept nogil:
-    """A step's products, then its cell: the sums and formulas of a fused step. work: 6 H elements."""
-    cdef Py_ssize_t gates = 4 if cell == LSTM else 3 if cell == GRU_AFTER else 1
-    cdef real* z = work
+cdef struct Lone:
+    Cell cell
+    Py_ssize_t I, H
+    const void* x
+    const void* w_ih       # as given
+    const void* w_hh
+    const void* bias
+    const void* b_hn
+    const void* h_prev
+    void* c                # in/out
+    void* h
+    void* work             # 6 H elements
+
+
+cdef void lone(const Lone* l, const real* h_prev) noexcept nogil:
+    """A step's products, then its cell: the sums and formulas of a fused step."""
+    cdef Py_ssize_t H = l.H, gates = 4 if l.cell == LSTM else 3 if l.cell == GRU_AFTER else 1
+    cdef Py_ssize_t rows = (2 if l.cell == GRU_AFTER else gates) * H
+    cdef const real* w_hh = <const real*>l.w_hh
+    cdef real* h = <real*>l.h
+    cdef real* z = <real*>l.work
     cdef real* q = z + 4 * H
     cdef real* rh = q + H
     cdef real* none = NULL
-    cdef Py_ssize_t rows = (2 if cell == GRU_AFTER else gates) * H
-    gemv(gates * H, I, w_ih, I, x, bias, z)
+    gemv(gates * H, l.I, <const real*>l.w_ih, l.I, <const real*>l.x, <const real*>l.bias, z)
     gemv(rows, H, w_hh, H, h_prev, z, z)
-    if cell == LSTM:
-        lstm_cell(1, H, <real>INFINITY, z, <const real*>none, c, h, H)
-    elif cell == GRU_AFTER:
-        gemv(H, H, w_hh + 2 * H * H, H, h_prev, b_hn, q)
+    if l.cell == LSTM:
+        lstm_cell(1, H, <real>INFINITY, z, <const real*>none, <real*>l.c, h, H)
+    elif l.cell == GRU_AFTER:
+        gemv(H, H, w_hh + 2 * H * H, H, h_prev, <const real*>l.b_hn, q)
         gru_gates(1, H, <real>INFINITY, z, h_prev, H, rh, H)
         gru_reset(1, H, <real>INFINITY, z, q, h_prev, H, h, H, none)
     else:
-        rnn_cell(1, H, cell == RNN_RELU, <real>INFINITY, z, h, H)
+        rnn_cell(1, H, l.cell == RNN_RELU, <real>INFINITY, z, h, H)
+
+
+cdef void run_lone(const Lone* l, Py_ssize_t itemsize) noexcept nogil:
+    cdef unsigned long saved = flush()
+    if itemsize == 8:
+        lone(l, <const double*>l.h_prev)
+    else:
+        lone(l, <const float*>l.h_prev)
+    unflush(saved)
 
 
 def lone_step(call, x, state):
@@ -304,14 +298,14 @@ def lone_step(call, x, state):
     cdef Memory bias = summed(call.b_ih, call.b_hh, 0, 2 * H if cell == GRU_AFTER else rows, rows, size)
     cdef Memory b_hn = summed(None, call.b_hh, 2 * H, H, H, size) if cell == GRU_AFTER else None
     cdef Memory work = Memory(6 * H * size)
-    cdef void* at_b_hn = b_hn.at if b_hn is not None else NULL
-    cdef unsigned long saved = flush()
-    if size == 8:
-        lone(cell, I, H, <double*>a.data, <double*>address(call.w_ih), <double*>address(call.w_hh), <double*>bias.at,
-             <double*>at_b_hn, <double*>address(h), <double*>address(c), <double*>address(out), <double*>work.at)
+    cdef Lone l
+    l.cell, l.I, l.H, l.x, l.w_ih, l.w_hh = cell, I, H, a.data, address(call.w_ih), address(call.w_hh)
+    l.bias, l.b_hn, l.work = bias.at, b_hn.at if b_hn is not None else NULL, work.at
+    l.h_prev, l.c, l.h = address(h), address(c), address(out)
+    if rows * (I + H) > LONG:
+        with nogil:
+            run_lone(&l, size)
     else:
-        lone(cell, I, H, <float*>a.data, <float*>address(call.w_ih), <float*>address(call.w_hh), <float*>bias.at,
-             <float*>at_b_hn, <float*>address(h), <float*>address(c), <float*>address(out), <float*>work.at)
-    unflush(saved)
-    memcpy(address(h), address(out), H * size)
+        run_lone(&l, size)
+    memcpy(<void*>l.h_prev, l.h, H * size)
     return out, (h, c) if cell == LSTM else h

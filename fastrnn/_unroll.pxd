@@ -5,7 +5,7 @@ here, for all; those of BPTT are _bptt's. _rows.pxd says what ranks and packed r
 T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows of all steps; z, h, c as ever.
 """
 
-from fastrnn._kernels cimport Memory
+from fastrnn._kernels cimport Memory, frnn_kind, frnn_task
 from fastrnn._rows cimport Sequence, View
 
 
@@ -19,6 +19,12 @@ cdef struct Step:  # one thread's part of one step: all units of some ranks, or 
     Py_ssize_t ldh
     void* tape                 # (n, tape_width) out, or NULL
     void* scratch              # the cell's own, `extra` elements a row
+
+
+cdef struct Shares:            # how threads share a job out
+    int parts
+    bint by_units              # each has some units of every step, not some rows
+    frnn_kind kind             # what is learned of such jobs goes by
 
 
 ctypedef void (*step_function)(const Job* j, const Step* a) noexcept nogil
@@ -47,7 +53,7 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     void* tape                 # (R, tape_width), or NULL
     Py_ssize_t panel           # elements of room for one of W_ih
     Py_ssize_t chunk           # rows of the hoisted projection, at most or one step's
-    bint by_units              # threads share the units of a step, not the rows
+    Shares shares
     char* work
     Py_ssize_t work_each       # elements of it that a thread has
 
@@ -66,8 +72,8 @@ cdef object state_of(object given, Py_ssize_t B, Py_ssize_t width, object dtype)
 cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_ssize_t tape_parts, Py_ssize_t extra)
 
 # What _bptt shares work out and reads arrays with, too.
-cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,
-                  bint* by_units, unsigned long long* kind) noexcept nogil
+cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t H,
+                      Py_ssize_t itemsize) noexcept nogil
 cdef void share(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
                 Py_ssize_t* r1) noexcept nogil
 cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Unrolling a layer over time: the loops over steps, chunks and threads, for every cell.
 
-_rows.pxd says what ranks and packed rows are; r0..r1-1 are the ranks of one thread, s0..s1-1 the steps
-of a chunk.
+Letters as in _unroll.pxd, and: r0..r1-1 the ranks of one thread, s0..s1-1 the steps of a chunk. _rows.pxd says what
+ranks and packed rows are.
 """
 
 from fastrnn._arrays cimport Array, address, fields
 from fastrnn._kernels cimport (
+    FRNN_MOST_THREADS,
     Memory,
     barrier,
+    frnn_task,
     gemm,
     gemm_unpacked,
     lanes,
@@ -20,7 +22,7 @@ from fastrnn._kernels cimport (
 )
 from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, consecutive, gather, offset, scatter
 
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, ilogb
 from libc.string cimport memset
 
 from numpy import empty, empty_like, zeros
@@ -32,56 +34,58 @@ cdef int threads = 1
 # has: to bring it once more would take longer than to bring them.
 cdef Py_ssize_t CHUNK_BYTES = 128 * 1024, LARGE_W_IH = 8 * 1024 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 32    # fewest rows for which a panel of W_ih is worth reading
-cdef double SHARED_FLOPS = 2e7     # below, waking a thread costs more than it brings
-# Fewest weights of a step, in all and for each row, for its units to be shared out: with fewer, threads would wait for
-# each other more than work.
-cdef Py_ssize_t SHARED_WEIGHTS = 60000, SHARED_WEIGHTS_A_ROW = 32 * 1024
+cdef double SHARED_FLOPS = 4e6     # below, some 20 us, a thread is not worth its wait for the next call
+# Fewest weights of a step, for each of its rows, for its units to be shared out: with fewer, threads would wait for
+# each other more than they save.
+cdef Py_ssize_t SHARED_WEIGHTS = 12000
 
 
 def set_threads(int n):
     global threads
-    threads = n
+    threads = min(n, FRNN_MOST_THREADS)
 
 
 def set_shared_flops(double flops):
     """From how many flops on a call is shared out; the value so far. For tests and benchmarks: with 0 every call is,
-    even if the threads have been late before."""
+    whatever has been learned."""
     global SHARED_FLOPS
     so_far, SHARED_FLOPS = SHARED_FLOPS, flops
     return so_far
 
 
-def set_shared_weights(Py_ssize_t least, Py_ssize_t a_row):
-    """From how many weights of a step on, in all and for each row, its units are shared out; the values so far. For
-    tests and benchmarks."""
-    global SHARED_WEIGHTS, SHARED_WEIGHTS_A_ROW
-    so_far = SHARED_WEIGHTS, SHARED_WEIGHTS_A_ROW
-    SHARED_WEIGHTS, SHARED_WEIGHTS_A_ROW = least, a_row
+def set_shared_weights(Py_ssize_t a_row):
+    """From how many weights of a step on, for each row, its units are shared out; the value so far. For tests and
+    benchmarks."""
+    global SHARED_WEIGHTS
+    so_far, SHARED_WEIGHTS = SHARED_WEIGHTS, a_row
     return so_far
 
 
 # ---- sharing work out -----------------------------------------------------------------------------------------------
 
 
-cdef int parts_of(Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t panels,
-                  bint* by_units, unsigned long long* kind) noexcept nogil:
-    """Threads for a job, and whether they share out its units, if these are divisible, or its rows; and its kind, if it
-    is one of those whose worth is learned.
+cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t H,
+                      Py_ssize_t itemsize) noexcept nogil:
+    """Threads for a job, and whether they share out its units, if these are divisible, or its rows; a kind, if it is
+    one of those whose worth is learned: alike are those with less than twice as much to do.
 
     To share units costs a meeting after every step, but then no thread reads all weights for some rows only: the one
     way for a lone row, and the better one as long as weights, not rows, are what takes the time."""
-    cdef Py_ssize_t want
-    by_units[0] = divisible and panels > 1 and weights >= max(SHARED_WEIGHTS, B * SHARED_WEIGHTS_A_ROW)
-    want = min(<Py_ssize_t>threads, panels if by_units[0] else B)
-    kind[0] = 0
-    if want > 1 and flops >= SHARED_FLOPS:
-        if SHARED_FLOPS == 0:
-            return <int>want
-        kind[0] = ((<unsigned long long>flops * 31 + weights) * 31 + B) * 31 + want | 1  # hash: any odd number
-        if worth(kind[0]):
-            return <int>want
-    by_units[0] = False
-    return 1
+    cdef Shares its
+    cdef unsigned long long key = <size_t>task + itemsize
+    cdef Py_ssize_t panels = H // (4 * lanes(itemsize))
+    its.by_units = divisible and panels > 1 and weights >= B * SHARED_WEIGHTS
+    its.parts = <int>min(<Py_ssize_t>threads, panels if its.by_units else B)
+    its.kind.key, its.kind.work = 0, flops
+    if flops < SHARED_FLOPS:
+        its.parts = 1
+    elif its.parts > 1 and SHARED_FLOPS > 0:
+        key = (((key * 31 + ilogb(flops)) * 31 + weights) * 31 + B) * 31 + its.parts
+        its.kind.key = key | 1
+        if not worth(its.kind):
+            its.parts = 1
+    its.by_units = its.by_units and its.parts > 1
+    return its
 
 
 cdef Py_ssize_t cut(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts) noexcept nogil:
@@ -266,7 +270,7 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
 cdef void forward_task(void* job, int part, int parts) noexcept nogil:
     cdef Job* j = <Job*>job
     cdef Py_ssize_t r0, r1
-    if j.by_units:
+    if j.shares.by_units:
         if j.wide:
             forward_rows(j, 0, j.q.B, part, parts, <double*>j.work)
         else:
@@ -283,27 +287,25 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     """All that is left to be found out about a job, then the job."""
     cdef Py_ssize_t size = itemsize(j), GH = j.G * j.H, rows
     cdef double flops = 2.0 * j.q.R * GH * (j.I + j.P)
-    cdef int parts
-    cdef unsigned long long kind
     if j.lanes != lanes(size):
         raise RuntimeError("packed weights: made for another instruction set")
     if j.q.R == 0:
         return 0
     j.tape = NULL if tape is None else tape.at
     j.chunk = chunk_rows(j)
-    parts = parts_of(j.q.B, flops, j.w_hr == NULL and j.clip == 0, GH * j.P, j.H // (4 * j.lanes), &j.by_units,
-                     &kind)
-    if j.w_ih == NULL and (parts == 1 or j.by_units) and j.q.R <= max(j.I, j.chunk):
+    j.shares = shares_of(forward_task, j.q.B, flops, j.w_hr == NULL and j.clip == 0, GH * j.P, j.H, size)
+    # So few rows, and all weights would be packed only to be read once or twice: a panel at a time stays in the cache.
+    if j.w_ih == NULL and (j.shares.parts == 1 or j.shares.by_units) and j.q.R <= max(j.I, j.chunk):
         j.w_ih_given, j.chunk, j.panel = address(w.w_ih), j.q.R, 4 * j.lanes * j.I
     elif j.w_ih == NULL:
         w.pack_inputs()
         j.w_ih = w.job.w_ih
     rows = max(j.chunk, j.q.B)
     j.work_each = rows * (GH + j.I) + j.q.B * (2 * j.P + j.extra) + j.panel
-    cdef Memory workspace = Memory(j.work_each * parts * size)
+    cdef Memory workspace = Memory(j.work_each * j.shares.parts * size)
     j.work = workspace.at
     with nogil:
-        run_shared(forward_task, j, parts, kind)
+        run_shared(forward_task, j, j.shares.parts, j.shares.kind)
     return 0
 
 

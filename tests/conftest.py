@@ -40,10 +40,10 @@ def compiled():
 @pytest.fixture
 def threads():
     """A function that sets the number of threads. Meanwhile every call is shared out, however small."""
-    flops, weights = _unroll.set_shared_flops(0), _unroll.set_shared_weights(0, 0)
+    flops, weights = _unroll.set_shared_flops(0), _unroll.set_shared_weights(0)
     yield _unroll.set_threads
     _unroll.set_shared_flops(flops)
-    _unroll.set_shared_weights(*weights)
+    _unroll.set_shared_weights(weights)
     _unroll.set_threads(config.get_num_threads())
 
 
@@ -53,11 +53,13 @@ NEEDED = {
     "test_onnx.py": ("onnx",),
     "test_onnx_runtime.py": ("onnx", "onnxruntime"),
     "test_from_onnx.py": ("onnx", "onnxruntime"),
-    "test_onnx_export.py": ("onnx", "onnxruntime", "torch"),
+    "test_onnx_export.py": ("onnx", "onnxruntime", "onnxscript", "torch"),
     "test_keras*.py": ("keras", "h5py", "torch"),
+    "test_keras_backends.py": ("jax",),
     "test_sklearn*.py": ("sklearn",),
     "test_torch*.py": ("torch", "expecttest"),
     "test_examples.py": ("torch", "dask", "mpi4py"),
+    "test_imports.py": ("torch", "onnx", "keras", "h5py", "sklearn", "jax"),
     "test_pages.py": ("torch", "onnx", "onnxruntime", "keras", "h5py", "sklearn", "matplotlib"),
 }
 

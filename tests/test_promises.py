@@ -253,7 +253,7 @@ def test_any_number_of_threads(cell, variant, P, dtype, reverse, ragged, threads
         alone = everything(native, cell, case)
         for n, a_row in itertools.product(range(2, 6), (0, 1 << 40)):  # shared by units, then, of several, by rows
             threads(n)
-            _unroll.set_shared_weights(0, a_row)
+            _unroll.set_shared_weights(a_row)
             same_bits(everything(native, cell, case), alone, f"B = {B} on {n} threads, {a_row} weights a row")
 
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * threads.c - the worker pool: every part of a task once, barriers, several callers at once, nesting, forked children,
- * threads that cannot be had; and the flushing of subnormals, undone afterwards. A hang ends in an alarm. */
+ * threads that cannot be had, signals; and the flushing of subnormals, undone afterwards. A hang ends in an alarm. */
 #define _GNU_SOURCE
 #include <fenv.h>
 #include <float.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,9 @@ static void fail(const char *condition, int line)
     _exit(1); /* from whichever thread or child: nobody else is waited for */
 }
 
-enum { MOST = 64, PHASES = 5 };
+enum { MOST = FRNN_MOST_THREADS, PHASES = 5 };
+
+static const frnn_kind nameless = {0, 0};
 
 /* ---- a task that counts its parts and, through barriers, watches the others -------------------------------------- */
 
@@ -59,7 +62,7 @@ static void count(void *job, int part, int parts)
 static int counted(int want)
 {
     work w = {.parts = 0};
-    frnn_run(count, &w, want, 0);
+    frnn_run(count, &w, want, nameless);
     REQUIRE(w.parts == want || w.parts == 1);
     for (int part = 0; part < MOST; part++)
         REQUIRE(w.calls[part] == (part < w.parts));
@@ -80,13 +83,16 @@ static void check_run(void)
 
 /* ---- what is worth several threads, told how long it took: what a machine does meanwhile is its own affair -------- */
 
-/* Of so many calls of a kind, that take `alone` seconds on one thread and `shared` on two, those on two. */
-static int shared_calls(unsigned long long kind, double alone, double shared, double idle, int calls)
+/* Of so many calls of a kind, those on two threads. A call takes `alone` seconds on one, `shared` on two, but each n-th
+ * of these four times as long as on one; and half as much again where there is half as much more to do. */
+static int shared_calls(unsigned long long key, double alone, double shared, int nth, double idle, int calls)
 {
     int on_two = 0;
     for (int call = 0; call < calls; call++) {
+        frnn_kind kind = {key, 1 + call % 2 * 0.5};
         int two = frnn_worth(kind);
-        frnn_note(kind, 1 + two, two ? shared : alone, two ? idle * shared : 0);
+        double took = two && on_two % nth == nth - 1 ? 4 * alone : two ? shared : alone;
+        frnn_note(kind, 1 + two, took * kind.work, two ? idle * took * kind.work : 0);
         on_two += two;
     }
     return on_two;
@@ -95,16 +101,21 @@ static int shared_calls(unsigned long long kind, double alone, double shared, do
 /* The quicker way is taken, the other tried, and more seldom from time to time, as soon as it is not the same one. */
 static void check_policy(void)
 {
-    enum { GOOD = 1, FAR, NEW, LATE, WELL };
-    REQUIRE(frnn_worth(GOOD) && frnn_worth(FAR) && frnn_worth(2 * 64 + FAR)); /* nothing known; records in turn */
-    int good = shared_calls(GOOD, 1e-4, 6e-5, 0, 1000), far = shared_calls(FAR, 1e-4, 1.4e-4, 0.1, 1000);
-    REQUIRE(980 < good && good < 1000 && 0 < far && far < 20);
-    REQUIRE(shared_calls(GOOD, 1e-4, 6e-5, 0, 1000) > good && shared_calls(FAR, 1e-4, 1.4e-4, 0.1, 1000) < far);
-    REQUIRE(shared_calls(FAR, 1e-4, 6e-5, 0, 2000) > 900); /* the other processor has come nearer */
-    REQUIRE(shared_calls(GOOD, 1e-4, 1.4e-4, 0, 2000) < 40);
-    REQUIRE(shared_calls(WELL, 1, 0.6, 0.1, 100) == 100);   /* nobody waits for a long trial ... */
-    REQUIRE(shared_calls(LATE, 1, 1.1, 0.6, 99) <= 34);     /* ... but what waits for others could do without them */
-    REQUIRE(shared_calls(NEW, 1e-4, 9.8e-5, 0, 1000) < 20); /* not worth another's processor */
+    enum { GOOD = 1, FAR, NEW, LATE, WELL, SELDOM, OFTEN, NEVER = 1 << 30 };
+    const frnn_kind good = {GOOD, 1}, far = {FAR, 1}, other = {2 * 64 + FAR, 1};
+    REQUIRE(frnn_worth(good) && frnn_worth(far) && frnn_worth(other)); /* nothing known; records in turn */
+    int goods = shared_calls(GOOD, 1e-4, 6e-5, NEVER, 0, 1000);
+    int fars = shared_calls(FAR, 1e-4, 1.4e-4, NEVER, 0.1, 1000);
+    REQUIRE(980 < goods && goods < 1000 && 0 < fars && fars < 20);
+    REQUIRE(shared_calls(GOOD, 1e-4, 6e-5, NEVER, 0, 1000) > goods);
+    REQUIRE(shared_calls(FAR, 1e-4, 1.4e-4, NEVER, 0.1, 1000) < fars);
+    REQUIRE(shared_calls(FAR, 1e-4, 6e-5, NEVER, 0, 2000) > 900); /* the other processor has come nearer */
+    REQUIRE(shared_calls(GOOD, 1e-4, 1.4e-4, NEVER, 0, 2000) < 40);
+    REQUIRE(shared_calls(WELL, 1, 0.6, NEVER, 0.1, 100) == 100);   /* nobody waits for a long trial ... */
+    REQUIRE(shared_calls(LATE, 1, 1.1, NEVER, 0.6, 99) <= 34);     /* ... but what waits for others could do without */
+    REQUIRE(shared_calls(NEW, 1e-4, 9.8e-5, NEVER, 0, 1000) < 20); /* not worth another's processor */
+    REQUIRE(shared_calls(SELDOM, 1e-4, 6e-5, 20, 0, 2000) > 1600); /* quicker on average ... */
+    REQUIRE(shared_calls(OFTEN, 1e-4, 6e-5, 4, 0, 20000) < 2000);  /* ... and most times, but not on average */
 }
 
 /* ---- callers at once, and inside one another --------------------------------------------------------------------- */
@@ -137,7 +148,7 @@ static void call_inside(void *unused, int part, int parts)
 static void check_nested(void)
 {
     for (int round = 0; round < 50; round++)
-        frnn_run(call_inside, NULL, 3, 0);
+        frnn_run(call_inside, NULL, 3, nameless);
 }
 
 /* ---- children ---------------------------------------------------------------------------------------------------- */
@@ -181,10 +192,10 @@ static void check_limits(void)
     for (int round = 0; round < 3; round++)
         REQUIRE(counted(MOST) == MOST);
     work w = {.parts = 0};
-    frnn_run(count, &w, 10 * MOST, 0);
+    frnn_run(count, &w, 10 * MOST, nameless);
     REQUIRE(w.parts == MOST);
     w = (work){.parts = 0};
-    frnn_run(count, &w, 0, 0);
+    frnn_run(count, &w, 0, nameless);
     REQUIRE(w.parts == 1);
 }
 
@@ -210,6 +221,20 @@ static void check_poverty(void)
 #else
 static void check_poverty(void) {}
 #endif
+
+/* ---- signals ----------------------------------------------------------------------------------------------------- */
+
+/* One that the program waits for must not come to a worker, where it would end the program. */
+static void check_signals(void)
+{
+    sigset_t one, before;
+    int got = 0;
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &one, &before) == 0 && kill(getpid(), SIGUSR1) == 0);
+    REQUIRE(sigwait(&one, &got) == 0 && got == SIGUSR1);
+    REQUIRE(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+}
 
 /* ---- subnormals and rounding ------------------------------------------------------------------------------------- */
 
@@ -243,5 +268,6 @@ int main(void)
     if (!NO_FORK)
         check_fork(), check_poverty();
     check_limits();
+    check_signals();
     printf("ok threads\n");
 }
