@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 
 HEADERS = sorted(glob("csrc/*.h"))
 FLAGS = ["-std=c11", "-O2", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
-CORE = [] if sys.platform == "darwin" else ["-funswitch-loops", "-fpeel-loops"]  # Clang has them in -O2
+CORE = ["-funswitch-loops", "-fpeel-loops"]  # for GCC; Clang has them in -O2
 SMALL = ["-Os"]  # what these modules call takes the time
 LINK = ["-pthread"]
 if sys.platform == "linux":  # no symbols, no tables to unwind by, no page of padding between code and constants
@@ -49,6 +50,9 @@ class Build(build_ext):
     def build_extensions(self):  # noqa: D102
         if self.compiler.compiler_type == "msvc":
             self.take_clang_cl(shutil.which("clang-cl"))
+        elif "clang" in subprocess.getoutput(f"{self.compiler.compiler[0]} --version"):
+            for each in self.extensions:
+                each.extra_compile_args = [flag for flag in each.extra_compile_args if flag not in CORE]
         super().build_extensions()
 
     def take_clang_cl(self, path):
@@ -64,6 +68,8 @@ class Build(build_ext):
 
 
 setup(
+    long_description=Path("README.md").read_text("utf-8").split("\n## Figures")[0],  # half of it; a page needs no more
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [
             extension("_kernels", *sorted(glob("csrc/*.c")), flags=CORE),

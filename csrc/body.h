@@ -6,8 +6,11 @@
  * its rows, u the first unit of a block, buf a tile of accumulators between product and cell: [row][vector][lane]. */
 
 #define PANEL (4 * VL)
-#define FAR ((ptrdiff_t)((2 << 20) / sizeof(real))) /* elements: more are in no cache that is near */
-#define BUF (8 * 4 * FRNN_BYTES / sizeof(real))     /* the largest tile */
+#ifndef FRNN_NEAR_BYTES
+#define FRNN_NEAR_BYTES (2 << 20) /* more are in no cache that is near; tests make them fewer */
+#endif
+#define NEAR ((ptrdiff_t)(FRNN_NEAR_BYTES / sizeof(real)))
+#define BUF (8 * 4 * FRNN_BYTES / sizeof(real)) /* the largest tile */
 #define ALIGNED __attribute__((aligned(64)))
 
 #include "activations.h"
@@ -126,6 +129,8 @@ INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdi
         acc[r][V - 1] = load(last + r * ld_last);
     }
     for (ptrdiff_t k = 0; k < K; k++, a += ak, w += V * VL) {
+        if (ahead)
+            __builtin_prefetch(a + (2 * R - 1) * ar);
         if (R < V) {
             UNROLL for (int r = 0; r < R; r++)
                 held[r] = all(a[r * ar]);
@@ -142,8 +147,6 @@ INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdi
                 if (R > 1)
                     FRNN_KEEP(held[v]);
             }
-            if (ahead)
-                __builtin_prefetch(a + (2 * R - 1) * ar);
             UNROLL for (int r = 0; r < R; r++) {
                 vec ar_k = all(a[r * ar]);
                 UNROLL for (int v = 0; v < V; v++)
@@ -349,10 +352,10 @@ static void outer(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a
             real *cn = c + r * ldc + n;
             start from = more ? start_at(V, cn, ldc, VL) : start_at(V, zeros, 0, VL);
             m = tile_rows(M - r, V);
-            if (M * N > FAR)
+            if (M * N > NEAR)
                 fetch_rows(least(m, M - r - m), V, cn + m * ldc, ldc);
             if (cols == row) {
-                int ahead = K * lda > FAR && V == 4 && m == FRNN_TILE_ROWS(4);
+                int ahead = K * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);
                 (ahead ? tile_ahead : tiles[V - 1][m - 1])(K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
                 continue;
             }
