@@ -23,7 +23,7 @@ LETTERS = {  # of the shapes of W_ih, W_hh and the biases
     "gru": ("(3*H, I)", "(3*H, P)", "(3*H,)"),
 }
 PLAIN = 0x101  # flags of an array: C-contiguous and aligned
-MAX_BYTES = 2**62  # beyond any memory; below it a product of sizes cannot overflow ptrdiff_t
+MAX_BYTES = 2**50  # beyond any memory; below it no size of a workspace, of 64 threads or less, overflows ptrdiff_t
 
 dimensions: Any = None  # the kernels' own quick look at a function's arguments, where config has found kernels
 
@@ -106,10 +106,14 @@ def dtype(name: str, value: Any) -> np.dtype:
 # -- arrays ----------------------------------------------------------------------------------------------------------
 
 
-def plain(name: str, value: Any, wanted: str) -> np.ndarray:
-    """The value as an array, if an array can say all of it."""
+def unmasked(name: str, value: Any) -> None:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: needs a plain array, got a masked one (a mask would be ignored)")
+
+
+def plain(name: str, value: Any, wanted: str) -> np.ndarray:
+    """The value as an array, if an array can say all of it."""
+    unmasked(name, value)
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as problem:
@@ -179,7 +183,7 @@ def lengths(value: Any, T: int, B: int) -> Ragged | None:
 def sizes(T: int, B: int, widest: int, itemsize: int) -> None:
     """Refuse sizes whose buffers no address space holds."""
     if T * B * widest * itemsize > MAX_BYTES:
-        raise ValueError(f"x: needs T*B*{widest} elements below 2**62 bytes, got T = {T}, B = {B}")
+        raise ValueError(f"x: needs T*B*{widest} elements below 2**50 bytes, got T = {T}, B = {B}")
 
 
 # -- one layer, one direction ----------------------------------------------------------------------------------------
@@ -294,7 +298,7 @@ def parameters(count: int, itemsize: int) -> int:
     """Refuse sizes whose weights no address space holds."""
     if count * itemsize > MAX_BYTES:
         raise ValueError(
-            f"input_size, hidden_size, num_layers: need fewer than 2**62 bytes of weights, got {text(count)} weights"
+            f"input_size, hidden_size, num_layers: need fewer than 2**50 bytes of weights, got {text(count)} weights"
         )
     return count
 
@@ -334,27 +338,34 @@ def _time_major(array: np.ndarray, batch_first: bool) -> np.ndarray:
 
 
 def layer_state(
-    name: str, value: Any, cell: str, like: np.dtype, shape: tuple[int, int, int], H: int
+    name: str, value: Any, cell: str, like: np.dtype, shape: tuple[int, int, int], H: int, batched: bool | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(h, c) of a stack, c None but for the LSTM; ``shape`` is h's, (L*D, B, P)."""
+    """(h, c) of a stack, c None but for the LSTM; ``shape`` is h's, (L*D, B, P).
+
+    Unbatched they come without the axis B; where ``batched`` is None and B = 1, with or without it.
+    """
     if value is None:
         return None, None
     if cell != "lstm":
-        return _state_part(name, value, like, "P", shape), None
+        return _state_part(name, value, like, "P", shape, batched), None
     h, c = pair(name, value)
     return (
-        _state_part(f"{name}[0]", h, like, "P", shape),
-        _state_part(f"{name}[1]", c, like, "H", (*shape[:2], H)),
+        _state_part(f"{name}[0]", h, like, "P", shape, batched),
+        _state_part(f"{name}[1]", c, like, "H", (*shape[:2], H), batched),
     )
 
 
-def _state_part(name: str, value: Any, like: np.dtype, letter: str, shape: tuple[int, int, int]) -> np.ndarray | None:
+def _state_part(
+    name: str, value: Any, like: np.dtype, letter: str, shape: tuple[int, int, int], batched: bool | None
+) -> np.ndarray | None:
     if value is None:
         return None
     array = layer_floats(name, value, like)
-    if array.ndim == 2 and shape[1] == 1:  # unbatched: no batch axis
-        array = array[:, None]
-    return shaped(name, array, f"(L*D, B, {letter})", shape)
+    if batched is None:
+        batched = array.ndim != 2 or shape[1] != 1
+    if batched:
+        return shaped(name, array, f"(L*D, B, {letter})", shape)
+    return shaped(name, array, f"(L*D, {letter})", shape[::2])[:, None]
 
 
 def layer(value: Any, kinds: Iterable[type]) -> None:
@@ -427,7 +438,7 @@ def batch_size(value: Any, row: int) -> int:
     """The rows of a stream, each of which takes that many bytes; refuses more than any address space holds."""
     B = integer("batch_size", value, 1)
     if B * row > MAX_BYTES:
-        raise ValueError(f"batch_size: needs fewer than 2**62 bytes of states, got {text(B)} rows of {row} bytes")
+        raise ValueError(f"batch_size: needs fewer than 2**50 bytes of states, got {text(B)} rows of {row} bytes")
     return B
 
 
@@ -441,6 +452,7 @@ def step(value: Any, like: np.dtype, B: int, I: int) -> np.ndarray:
 
 def room(name: str, value: Any, like: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """An array to write results into as it is."""
+    unmasked(name, value)
     if not isinstance(value, np.ndarray) or value.dtype != like:
         found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{name}: needs an array of {like}, got {found}")
@@ -452,8 +464,10 @@ def room(name: str, value: Any, like: np.dtype, shape: tuple[int, ...]) -> np.nd
     return value
 
 
-def one_direction(bidirectional: bool) -> None:
-    if bidirectional:
+def one_direction(value: Any) -> None:
+    if not hasattr(value, "_calls"):  # by which our layers are known, and subclasses of theirs
+        raise TypeError(f"layer: needs an RNN, LSTM or GRU, got {text(value)}")
+    if value.bidirectional:
         raise ValueError(
             "stream: needs a layer of one direction, got bidirectional=True (its reverse half starts at the end)"
         )
@@ -478,6 +492,7 @@ def file(name: str, value: Any, method: str) -> Any:
 
 def writeable(name: str, value: Any) -> np.ndarray:
     """An array of floats that can be updated in place."""
+    unmasked(name, value)
     if not isinstance(value, np.ndarray) or value.dtype not in DTYPES:
         found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{name}: needs an array of float32 or float64 to update in place, got {found}")

@@ -39,9 +39,8 @@ examples:
   fastrnn bench --threads 2
 """
 
-# What the kernels and the BLAS libraries that NumPy is built with read when they are loaded.
+# What the BLAS libraries that NumPy is built with read when they are loaded.
 THREAD_VARIABLES = (
-    "FASTRNN_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
@@ -80,6 +79,7 @@ def bench(args: argparse.Namespace) -> int:
         return subprocess.run(command, env=environment, cwd=Path(fastrnn.__file__).parents[1]).returncode
     from . import bench as benchmark
 
+    fastrnn.set_num_threads(args.threads)
     fastrnn.show_config()
     results = benchmark.measured(progress(benchmark.grid(args.quick), "cases"), args.quick)
     print("", benchmark.table(results), "A step is one time step of all B sequences.", sep="\n")

@@ -158,10 +158,16 @@ def gradient_flow(
         seen[id(cell)] = dh, dc
 
     backend = SimpleNamespace(forward=reference.forward, backward=partial(reference.backward, watch=watch))
-    _, final, tape = twin._record(_double("x", x), _doubles("state", state, layer), lengths, backend)
+    x, state = _double("x", x), _doubles("state", state, layer)
+    grad_out, grad_state = _double("grad_out", grad_out), _doubles("grad_state", grad_state, layer)
+    time_major, batched, _, _ = twin._checked(x, state, lengths)  # all that may be wrong, before the pass
+    shape = (*x.shape[:-1], twin.num_directions * twin.output_size)
+    _check.same_sequence("grad_out", grad_out, twin.dtype, shape, twin.batch_first)
+    twin._state("grad_state", grad_state, time_major.shape[1], batched)
+    _, final, tape = twin._record(x, state, lengths, backend)
     if grad_out is None and grad_state is None:
         grad_state = _last_outputs(twin, final)
-    twin.backward(tape, _double("grad_out", grad_out), _doubles("grad_state", grad_state, layer))
+    twin.backward(tape, grad_out, grad_state)
     cells = tape.cells
     grad_h, grad_c = zip(*(_norms(cell, *seen[id(cell)]) for cell in cells), strict=True)
     shape = (layer.num_layers, layer.num_directions, cells[0].call.T)
@@ -179,7 +185,7 @@ def _double(name: str, value: Any) -> np.ndarray | None:
 
 def _doubles(name: str, value: Any, layer: Layer) -> Any:
     """A state in float64."""
-    if layer.cell != "lstm":
+    if layer.cell != "lstm" or value is None:
         return _double(name, value)
     h, c = _check.pair(name, value)
     return _double(f"{name}[0]", h), _double(f"{name}[1]", c)

@@ -135,7 +135,10 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int, ..
 def _written(path: Any) -> Iterator[Any]:
     """A file to write to; a regular one at a path replaces what was there once it is complete."""
     if not isinstance(path, str):
-        yield path
+        file = path if hasattr(path, "read") else io.BytesIO()  # NumPy wants it, though it reads nothing
+        yield file
+        if file is not path:
+            path.write(file.getvalue())
         return
     mode = os.stat(path).st_mode if os.path.exists(path) else None
     if mode is not None and not stat.S_ISREG(mode):  # a device, a pipe: something that is to stay

@@ -13,6 +13,7 @@ from .streams import Stream
 
 if TYPE_CHECKING:
     from .layers import Layer
+    from .parameters import Views
 
 
 class Frozen:
@@ -31,9 +32,13 @@ class Frozen:
         flat = self._layer.flat_params
         flat.flags.writeable = False
         self._layer._bind(flat)
-        self.params = self._layer.params
         self._backend = config.backend()
         self._packed = [self._backend.pack(call) for call in self._layer._calls]
+
+    @property
+    def params(self) -> Views:
+        """The weights by PyTorch's names, not writeable."""
+        return self._layer.params
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any]:
         """Run the stack over a batch of sequences, as ``Layer.__call__`` does.

@@ -22,7 +22,7 @@ from .parameters import FIXED, INITS, Shapes, Views, cells, layout, places
 from .streams import Stream
 
 NOTHING = np.empty(0)
-BOUND = {"_places", "_cells", "_params", "_weights", "_calls"}  # what follows from the sizes and the flat array
+BOUND = {"_own", "_places", "_cells", "_params", "_weights", "_calls"}  # what follows from the sizes and the flat array
 
 
 def stacked(parts: tuple[np.ndarray, ...], batched: bool) -> np.ndarray:
@@ -69,7 +69,7 @@ class Layer:
     params : mapping of str to ndarray
         PyTorch's names, in PyTorch's order, of views into ``flat_params``. Assigning to a name writes into them.
     rng : numpy.random.Generator
-        Draws the initial parameters, then the dropout masks.
+        Draws the initial parameters, then the dropout masks. Assigning takes what ``seed`` does.
 
     Of the constructor's arguments only ``dropout`` may be set later; another raises AttributeError.
     """
@@ -119,7 +119,8 @@ class Layer:
         )
 
     def _bind(self, flat: np.ndarray) -> None:
-        self._flat = flat
+        self._flat = flat  # handed out: a caller may give it another shape in place, but not the layer's own view
+        self._own = flat = flat.view(self.dtype).reshape(-1)
         self._places = places(self._layout(self.num_layers))
         self._cells = cells(self.num_layers, self.bidirectional)
         self._params = Views(flat, self._places)
@@ -134,7 +135,7 @@ class Layer:
 
     @flat_params.setter
     def flat_params(self, values: np.ndarray) -> None:
-        self._flat[...] = _check.filling("flat_params", values, self._flat)
+        self._own[...] = _check.filling("flat_params", values, self._own)
 
     @property
     def params(self) -> Views:
@@ -158,8 +159,11 @@ class Layer:
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments that make a layer like this one: a new dict of all but ``init`` and ``seed``."""
-        names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names if name not in ("init", "seed")}
+        return {name: getattr(self, name) for name in self._arguments() if name not in ("init", "seed")}
+
+    def _arguments(self) -> Mapping[str, inspect.Parameter]:
+        """Those of the class in this module: a user's subclass may take others."""
+        return inspect.signature(next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)).parameters
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The parameters under PyTorch's names: a new dict of new arrays, shaped as in ``params``."""
@@ -179,7 +183,7 @@ class Layer:
         TypeError, ValueError
             Naming the entry that is missing, unknown, of the wrong shape or kind; the layer is then unchanged.
         """
-        self._flat[...] = _check.entries("state_dict", state_dict, self._layout(self.num_layers), self.dtype)
+        self._own[...] = _check.entries("state_dict", state_dict, self._layout(self.num_layers), self.dtype)
 
     # -- forward --
 
@@ -262,11 +266,13 @@ class Layer:
         x, batched = _check.sequence("x", x, self.dtype, self.input_size, self.batch_first)
         T, B, _ = x.shape
         _check.sizes(T, B, max(len(self._weights[0][0]), self.input_size, 2 * self.output_size), x.itemsize)
-        return x, batched, self._state("state", state, B), _check.lengths(lengths, T, B)
+        return x, batched, self._state("state", state, B, batched), _check.lengths(lengths, T, B)
 
-    def _state(self, name: str, value: Any, B: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _state(
+        self, name: str, value: Any, B: int, batched: bool | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
         shape = (len(self._weights), B, self.output_size)
-        return _check.layer_state(name, value, self.cell, self.dtype, shape, self.hidden_size)
+        return _check.layer_state(name, value, self.cell, self.dtype, shape, self.hidden_size, batched)
 
     def _call_of(self, k: int, x: np.ndarray, initial: tuple = (None, None), ragged: Ragged | None = None) -> Call:
         T, B, I = x.shape
@@ -298,7 +304,8 @@ class Layer:
             return out
         keep = self.rng.random(out.shape, np.float32) >= self.dropout
         tape.kept.append(keep)
-        return out * keep * tape.scale
+        with np.errstate(all="ignore"):  # as silent as the kernels
+            return out * keep * tape.scale
 
     def _shown(self, array: np.ndarray, batched: bool) -> np.ndarray:
         """A time-major array as the caller lays sequences out: a view."""
@@ -336,8 +343,8 @@ class Layer:
         _check.layer_tape(tape, LayerTape, self)
         batched = len(tape.shape) == 3
         grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
-        dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B)
-        params = Views(flat := np.empty_like(self._flat), self._places)
+        dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B, batched)
+        params = Views(flat := np.empty_like(self._own), self._places)
         weights = params.of(self._cells)
         ends: list[tuple] = [()] * len(weights)
         for l in reversed(range(self.num_layers)):
@@ -349,9 +356,10 @@ class Layer:
                 grads = cell.backend.backward(cell, half, dh_k, dc_k, into)
                 ends[k] = grads.h0, grads.c0
                 dx.append(grads.x)
-            grad_out = dx[0] if len(dx) == 1 else dx[0] + dx[1]
-            if l and tape.kept:
-                grad_out = grad_out * tape.kept[l - 1] * tape.scale
+            with np.errstate(all="ignore"):
+                grad_out = dx[0] if len(dx) == 1 else dx[0] + dx[1]
+                if l and tape.kept:
+                    grad_out = grad_out * tape.kept[l - 1] * tape.scale
         return LayerGrads(self._shown(grad_out, batched), flat, params, self._joined(ends, batched))
 
     # -- serving and keeping --
@@ -378,7 +386,14 @@ class Layer:
             raise AttributeError(f"{name}: fixed when the layer is made, got {_check.text(value)}")
         if name == "dropout":
             value = _check.real(name, value, 0, 1)
+        elif name == "rng":
+            value = _check.generator(name, value)
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in FIXED | {"dropout", "rng"}:
+            raise AttributeError(f"{name}: needs to stay, got deleted")
+        super().__delattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in BOUND}
@@ -389,7 +404,7 @@ class Layer:
 
     def __repr__(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]
-        defaults = inspect.signature(type(self)).parameters
+        defaults = self._arguments()
         for name, value in self.options().items():
             if name not in ("input_size", "hidden_size") and value != defaults[name].default:
                 shown.append(f"{name}={value}")

@@ -88,9 +88,10 @@ class SGD(_Optimizer):
         """
         grad = _check.alike("grad", grad, "params", self.params)
         params, v = self.params, self._v
-        v *= self.momentum
-        v += grad
-        params -= np.multiply(v, self.lr, out=self._scratch)
+        with np.errstate(all="ignore"):  # an error in their midst would leave half a step
+            v *= self.momentum
+            v += grad
+            params -= np.multiply(v, self.lr, out=self._scratch)
 
 
 class Adam(_Optimizer):
@@ -156,17 +157,18 @@ class Adam(_Optimizer):
         params, m, v, scratch = self.params, self._m, self._v, self._scratch
         beta1, beta2 = self.betas
         self._t += 1
-        m *= beta1
-        m += np.multiply(grad, 1 - beta1, out=scratch)
-        v *= beta2
-        np.multiply(grad, grad, out=scratch)
-        v += np.multiply(scratch, 1 - beta2, out=scratch)
-        np.sqrt(v, out=scratch)
-        scratch /= math.sqrt(1 - beta2**self._t)
-        scratch += self.eps
-        np.divide(m, scratch, out=scratch)
-        scratch *= self.lr / (1 - beta1**self._t)
-        params -= scratch
+        with np.errstate(all="ignore"):
+            m *= beta1
+            m += np.multiply(grad, 1 - beta1, out=scratch)
+            v *= beta2
+            np.multiply(grad, grad, out=scratch)
+            v += np.multiply(scratch, 1 - beta2, out=scratch)
+            np.sqrt(v, out=scratch)
+            scratch /= math.sqrt(1 - beta2**self._t)
+            scratch += self.eps
+            np.divide(m, scratch, out=scratch)
+            scratch *= self.lr / (1 - beta1**self._t)
+            params -= scratch
 
 
 def clip_grad_norm(grads: np.ndarray | Iterable[np.ndarray], max_norm: float) -> float:
@@ -194,10 +196,11 @@ def clip_grad_norm(grads: np.ndarray | Iterable[np.ndarray], max_norm: float) ->
     """
     arrays = _check.several("grads", grads)
     max_norm = _check.real("max_norm", max_norm, 0, open_low=True)
-    norm = math.hypot(*map(_norm, arrays))
-    if max_norm < norm < math.inf:
-        for array in arrays:
-            array *= max_norm / norm
+    with np.errstate(all="ignore"):  # an error in their midst would leave some scaled, others not
+        norm = math.hypot(*map(_norm, arrays))
+        if max_norm < norm < math.inf:
+            for array in arrays:
+                array *= max_norm / norm
     return norm
 
 
@@ -209,8 +212,7 @@ def _norm(array: np.ndarray) -> float:
     largest = float(np.abs(flat).max(initial=0))  # the squares may have left the range of numbers, the norm not
     if not 0 < largest < math.inf:
         return math.sqrt(squared)
-    with np.errstate(under="ignore"):
-        return largest * math.sqrt(_squared(flat / largest))
+    return largest * math.sqrt(_squared(flat / largest))
 
 
 def _squared(flat: np.ndarray) -> float:

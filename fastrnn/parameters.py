@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
 Places = list[tuple[str, slice, tuple[int, ...]]]
 FIXED = {"cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "dtype"}
-FIXED |= {"nonlinearity", "reset_after", "batch_first"}  # what parameters, and how arrays are read, follow from
+FIXED |= {"nonlinearity", "reset_after", "batch_first", "init", "seed"}  # what parameters and layouts follow from
 
 
 def layout(
@@ -60,6 +60,8 @@ def cells(num_layers: int, bidirectional: bool) -> list[tuple[str, ...]]:
 
 class Views(Mapping[str, np.ndarray]):
     """Names of views into one flat array. Assigning to a name writes the values into that array."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a Mapping's would ask arrays whether they are true
 
     def __init__(self, flat: np.ndarray, places: Places) -> None:
         self._made_of = flat, places

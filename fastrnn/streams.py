@@ -41,7 +41,7 @@ class Stream:
     Raises
     ------
     TypeError, ValueError
-        For a ``batch_size`` that is no integer >= 1 or beyond all memory, or a bidirectional layer.
+        For a ``batch_size`` that is no integer >= 1 or beyond all memory, a bidirectional layer, or none at all.
 
     Examples
     --------
@@ -55,9 +55,9 @@ class Stream:
     """
 
     def __init__(self, layer: Layer, batch_size: int = 1) -> None:
-        _check.one_direction(layer.bidirectional)
+        _check.one_direction(layer)
         row = 4 * layer.num_layers * layer.hidden_size * layer.dtype.itemsize  # its states, and room to compute them
-        self.batch_size = _check.batch_size(batch_size, row)
+        self._B = _check.batch_size(batch_size, row)
         self._layer = layer
         self._dtype, self._I, self._P = layer.dtype, layer.input_size, layer.output_size
         self.reset()
@@ -94,6 +94,11 @@ class Stream:
         return out
 
     @property
+    def batch_size(self) -> int:
+        """B, as given."""
+        return self._B
+
+    @property
     def state(self) -> Any:
         """The state after the last step: see the class."""
         h, c = self._stepper.state()
@@ -123,7 +128,7 @@ class Stream:
         self._stepper = stepper
 
     def _checked(self, state: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-        return self._layer._state("state", state, self.batch_size)
+        return self._layer._state("state", state, self.batch_size, None)
 
     def __reduce__(self) -> NoReturn:
         again = f"other = layer.stream({self.batch_size}); other.state = stream.state"

@@ -290,9 +290,9 @@ OPTIONS = [
     (
         RNN,
         "input_size",
-        2**62,
+        2**50,
         ValueError,
-        ", hidden_size, num_layers: need fewer than 2**62 bytes of weights, got 2305",
+        ", hidden_size, num_layers: need fewer than 2**50 bytes of weights, got 2305",
     ),
     (LSTM, "num_layers", 10**400, ValueError, ", got 1"),
     # switches
@@ -403,7 +403,9 @@ CALLS = [
     ([X, None, [1, 2]], ValueError, "lengths: needs shape (B,) = (3,), got (2,)"),
     ([X, None, [1, 2, 5]], ValueError, "lengths: needs values in 0..T = 0..4, got 1..5"),
     ([X[:, 0], None, 3], ValueError, "lengths: needs shape (B,) = (1,), got ()"),
-    ([X[:, 0], (zeros(4, B, P), None)], ValueError, "state[0]: needs shape (L*D, B, P) = (4, 1, 3), got (4, 3, 3)"),
+    ([X[:, 0], (zeros(4, B, P), None)], ValueError, "state[0]: needs shape (L*D, P) = (4, 3), got (4, 3, 3)"),
+    ([X[:, 0], (None, zeros(4, 1, H))], ValueError, "state[1]: needs shape (L*D, H) = (4, 5), got (4, 1, 5)"),
+    ([X[:, :1], (zeros(4, P), None)], ValueError, "state[0]: needs shape (L*D, B, P) = (4, 1, 3), got (4, 3)"),
 ]
 
 
@@ -432,6 +434,8 @@ def test_a_bad_tape(layer):
     )
     refused(TypeError, "grad_out: needs dtype float64 like the layer", other.backward, tape, zeros(T, B, H, dtype="f4"))
     refused(ValueError, "grad_state: needs shape (L*D, B, P) = (1, 3, 5)", other.backward, tape, None, zeros(B, H))
+    tape = other.forward(X[:, 0])[2]
+    refused(ValueError, "grad_state: needs shape (L*D, P) = (1, 5)", other.backward, tape, None, zeros(1, 1, H))
 
 
 FILLINGS = [
@@ -498,6 +502,7 @@ STEPS = [
     ([STEP, [[0.0] * P] * 3], TypeError, "out: needs an array of float64, got list"),
     ([STEP, memoryview(zeros(3, P))], TypeError, "out: needs an array of float64, got memoryview"),
     ([STEP, True], TypeError, "out: needs an array of float64, got bool"),
+    ([STEP, np.ma.zeros((3, P))], TypeError, "out: needs a plain array, got a masked one (a mask would be ignored)"),
     ([STEP, zeros(P, 3).T], ValueError, PLACE),
     ([STEP, zeros(3, 2 * P)[:, ::2]], ValueError, PLACE),
     ([STEP, zeros(3, P)[::-1]], ValueError, PLACE),
@@ -549,7 +554,7 @@ def test_a_bad_state(stream, state, error, message):
         (1.5, TypeError, "needs an integer, got 1.5"),
         ("2", TypeError, "needs an integer, got '2'"),
         (None, TypeError, "needs an integer, got None"),
-        (2**60, ValueError, "needs fewer than 2**62 bytes of states, got 1152921504606846976 rows of 80 bytes"),
+        (2**60, ValueError, "needs fewer than 2**50 bytes of states, got 1152921504606846976 rows of 80 bytes"),
     ],
 )
 def test_a_bad_batch_size(size, error, message):
@@ -596,19 +601,31 @@ def test_what_cannot_be_written_out_is_refused_by_name():
     refused(ValueError, "input_size: needs an integer >= 1, got about -2**16609", LSTM, -huge, H)
     refused(ValueError, "proj_size: needs an integer in 0..about 2**16609, got -1", LSTM, I, huge, proj_size=-1)
     refused(ValueError, "dropout: needs a finite number >= 0 and <= 1, got -inf", LSTM, I, H, dropout=-huge)
-    refused(ValueError, "batch_size: needs fewer than 2**62 bytes of states, got about 2", GRU(I, H).stream, huge)
+    refused(ValueError, "batch_size: needs fewer than 2**50 bytes of states, got about 2", GRU(I, H).stream, huge)
     refused(ValueError, "n: needs an integer in 1..64, got about 2**16609", fastrnn.set_num_threads, huge)
     refused(TypeError, "bias: needs True or False, got list that cannot be shown", LSTM, I, H, bias=[huge])
     refused(TypeError, "bias: needs True or False, got Unshown that cannot be shown", LSTM, I, H, bias=Unshown())
 
 
 @pytest.mark.parametrize(
-    "name, value", [("hidden_size", 99), ("input_size", 1), ("proj_size", 2), ("cell", "lstm"), ("batch_first", True)]
+    "name, value", [("hidden_size", 99), ("input_size", 1), ("proj_size", 1), ("cell", "rnn"), ("batch_first", True)]
 )
 def test_what_fixes_the_shapes_of_the_weights_stays(name, value):
-    layer = fastrnn.GRU(3, 5, seed=0)
+    layer = fastrnn.LSTM(3, 5, proj_size=2, seed=0)
     before = getattr(layer, name)
     with pytest.raises(AttributeError, match=f"{name}: fixed when the layer is made, got {value!r}"):
         setattr(layer, name, value)
+    with pytest.raises(AttributeError, match=f"{name}: needs to stay, got deleted"):
+        delattr(layer, name)
     assert getattr(layer, name) == before
-    assert layer(np.ones((2, 3), np.float32))[0].shape == (2, 5)
+    assert layer(np.ones((2, 3), np.float32))[0].shape == (2, 2)
+
+
+def test_what_a_layer_was_drawn_with_is_past(layer):
+    refused(AttributeError, "seed: fixed when the layer is made, got 3", setattr, layer, "seed", 3)
+    refused(AttributeError, "init: fixed when the layer is made, got 'x'", setattr, layer, "init", "x")
+    refused(
+        TypeError, "rng: needs None, an integer >= 0 or a numpy.random.Generator, got 'x'", setattr, layer, "rng", "x"
+    )
+    refused(AttributeError, "rng: needs to stay, got deleted", delattr, layer, "rng")
+    refused(AttributeError, "dropout: needs to stay, got deleted", delattr, layer, "dropout")

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from fastrnn import reference
 from fastrnn.diagnostics import gradient_flow
 from fastrnn.layers import GRU, LSTM, RNN
 
@@ -211,10 +212,13 @@ def test_weights_that_are_not_finite():
         ([make("rnn")], {"lengths": [1]}, ValueError, "lengths: needs shape"),
         ([make("lstm")], {"state": sequence()}, TypeError, r"state: needs a pair \(h, c\) or None"),
         ([make("rnn")], {"grad_out": np.ones((T, B, H + 1))}, ValueError, "grad_out: needs the shape of out"),
+        ([make("rnn")], {"grad_out": np.ones((T, B, H), int)}, TypeError, "grad_out: needs dtype float32 or float64"),
         ([make("rnn")], {"grad_state": np.ones((2, B, H))}, ValueError, r"grad_state: needs shape \(L\*D, B, P\)"),
+        ([make("lstm")], {"grad_state": np.ones((1, B, H))}, TypeError, r"grad_state: needs a pair \(h, c\) or None"),
     ],
 )
-def test_bad_arguments(args, options, error, message):
+def test_bad_arguments(args, options, error, message, monkeypatch):
+    monkeypatch.setattr(reference, "forward", None)  # before any work is done
     with pytest.raises(error, match=message):
         gradient_flow(*args, sequence(), **options)
 

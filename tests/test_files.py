@@ -81,6 +81,16 @@ def test_path_of_any_kind_is_taken_as_it_is(tmp_path):
     same(load(io.BytesIO(saved())), layer)
 
 
+def test_a_file_need_only_be_written_to():
+    class Sink:
+        def write(self, data):
+            written.append(data)
+
+    written = []
+    LAYERS[2].save(Sink())
+    same(load(io.BytesIO(b"".join(written))), LAYERS[2])
+
+
 def test_files_are_plain_npz(tmp_path):
     LAYERS[2].save(tmp_path / "layer")
     with np.load(tmp_path / "layer", allow_pickle=False) as arrays:

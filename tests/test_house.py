@@ -73,6 +73,10 @@ def test_import_brings_no_framework():
     assert "numpy" in loaded and not FRAMEWORKS & loaded
 
 
+def test_config_alone_reads_the_settings():
+    assert {path.name for path in sources("fastrnn/**/*.py") if '"FASTRNN_' in path.read_text()} == {"config.py"}
+
+
 # -- the core in C ---------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from fastrnn import functional
 from fastrnn.layers import GRU, LSTM, RNN, Layer, LayerTape
+from fastrnn.optim import Adam
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -313,6 +314,23 @@ def test_dropout_is_drawn_from_the_layer_s_generator():
     close(same.forward(x, state)[0], second)
 
 
+def test_what_a_layer_does_besides_the_kernels_is_as_silent():
+    """Infinities times 0 and their differences, for those who have NumPy raise errors."""
+    layer = make("relu", "both", dropout=0.5)
+    layer.flat_params = 1e300
+    x, state = arguments(layer)
+    found = []
+    for way in ("ignore", "raise"):
+        layer.rng = 3
+        with np.errstate(all=way):
+            out, _, tape = layer.forward(x, state)
+            grads = layer.backward(tape, out)
+        found.append((out, grads.x, grads.flat))
+    assert not np.isfinite(found[0][1]).all()
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 # -- parameters ------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +388,36 @@ def test_assigning_parameters_writes_into_the_flat_array():
     with pytest.raises(KeyError, match="bias_hh_l1"):
         layer.params["bias_hh_l1"] = 0
     assert repr(make("rnn", "no-bias").params) == "Views(weight_ih_l0 (6, 3), weight_hh_l0 (6, 6))"
+
+
+def test_parameters_are_told_apart_as_objects():
+    layer, other = make("gru"), make("gru")
+    assert layer.params == layer.params != other.params and len({layer.params, other.params}) == 2
+
+
+@pytest.mark.parametrize("change", [{"shape": (-1, 2)}, {"dtype": np.float32}, {"dtype": np.int64}], ids=str)
+def test_what_changes_of_the_flat_array_in_place_reaches_no_layer(change):
+    layer = make("projected", "both")
+    x, state = arguments(layer)
+    out, _, tape = layer.forward(x, state)
+    grads, saved, flat = layer.backward(tape, out), layer.state_dict(), layer.flat_params
+    for name, value in change.items():
+        setattr(flat, name, value)
+    assert layer.flat_params is flat and np.array_equal(layer.backward(tape, out).flat, grads.flat)
+    for twin in (layer.freeze(), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert np.array_equal(twin(x, state)[0], out)
+    layer.flat_params = 0
+    assert not layer(x)[0].any() and not flat.any()
+    layer.load_state_dict(saved)
+    assert np.array_equal(layer(x, state)[0], out)
+
+
+def test_a_copy_with_its_optimizer_goes_on_learning():
+    layer = make("gru")
+    pair = layer, Adam(layer.flat_params)
+    for twin, adam in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        adam.step(np.ones_like(adam.params))
+        assert twin.flat_params is adam.params and (twin.params["bias_hh_l0"] < layer.params["bias_hh_l0"]).all()
 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
@@ -493,8 +541,8 @@ def test_a_missing_entry_is_named():
         (RNN, {"hidden_size": 2.0}, TypeError, "hidden_size: needs an integer, got 2.0"),
         (LSTM, {"hidden_size": -1}, ValueError, "hidden_size: needs an integer >= 1, got -1"),
         (RNN, {"num_layers": True}, TypeError, "num_layers: needs an integer, got True"),
-        (RNN, {"hidden_size": 2**40}, ValueError, r"need fewer than 2\*\*62 bytes of weights"),
-        (GRU, {"num_layers": 2**60}, ValueError, r"need fewer than 2\*\*62 bytes of weights"),
+        (RNN, {"hidden_size": 2**40}, ValueError, r"need fewer than 2\*\*50 bytes of weights"),
+        (GRU, {"num_layers": 2**60}, ValueError, r"need fewer than 2\*\*50 bytes of weights"),
         (RNN, {"bias": 1}, TypeError, "bias: needs True or False, got 1"),
         (RNN, {"batch_first": None}, TypeError, "batch_first: needs True or False, got None"),
         (RNN, {"bidirectional": "yes"}, TypeError, "bidirectional: needs True or False, got 'yes'"),
@@ -636,6 +684,17 @@ def test_repr_is_torch_s():
     )
 
 
+def test_a_subclass_is_shown_with_the_layer_s_arguments():
+    class Mine(LSTM):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.note = "mine"
+
+    layer = Mine(8, 16, proj_size=2)
+    assert repr(layer) == "Mine(8, 16, proj_size=2)"
+    assert layer.options() == LSTM(8, 16, proj_size=2).options()
+
+
 # -- frozen ----------------------------------------------------------------------------------------------------------
 
 
@@ -666,6 +725,8 @@ def test_frozen_is_a_snapshot():
     for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
         assert np.array_equal(twin(x, state)[0], before)
         assert not twin.params["bias_hh_l0"].flags.writeable
+    with pytest.raises(AttributeError, match="params"):
+        frozen.params = {}
     assert repr(frozen) == "Frozen(GRU(3, 6, num_layers=2, bidirectional=True, dtype=float64))"
 
 

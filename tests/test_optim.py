@@ -107,6 +107,17 @@ def test_parameters_of_any_shape():
     assert np.array_equal(params[:, 1], [1, 1]) and (params[:, ::2] < 1).all()
 
 
+@pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, 0.9), lambda p: Adam(p)], ids=["SGD", "Adam"])
+def test_a_step_is_whole_where_numpy_would_raise_errors(make):
+    """As are those of a diverging loss, or of one next to nothing."""
+    optimizers, grad = [make(np.ones(4)) for _ in range(2)], np.array([1e308, 1e-310, np.inf, 1.0])
+    for optimizer, way in zip(optimizers, ("ignore", "raise"), strict=True):
+        with np.errstate(all=way):
+            for g in (grad, grad, -grad):
+                optimizer.step(g)
+    np.testing.assert_array_equal(optimizers[0].params, optimizers[1].params)
+
+
 # -- clipping --------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +146,13 @@ def test_clipping_works_where_squares_leave_the_range_of_numbers(size, max_norm)
     grads = np.full(4, size)
     np.testing.assert_allclose(clip_grad_norm(grads, max_norm), 2 * size, rtol=1e-15)
     np.testing.assert_allclose(grads, min(size, max_norm / 2), rtol=1e-15, atol=5e-324)
+
+
+def test_clipping_is_whole_where_numpy_would_raise_errors():
+    several = [np.array([3.0, 1e-310]), np.array([4.0, 1e200])]
+    with np.errstate(all="raise"):
+        assert clip_grad_norm(several, 1) == 1e200
+    np.testing.assert_array_equal(several, [[3e-200, 0], [4e-200, 1]])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -173,6 +191,7 @@ read_only.flags.writeable = False
             "params: needs an array of float32 or float64 to update in place, got list",
         ),
         (lambda: Adam(np.ones(3, int)), TypeError, "params: .*got dtype int64"),
+        (lambda: Adam(np.ma.ones(3)), TypeError, "params: needs a plain array, got a masked one"),
         (lambda: Adam(read_only), ValueError, "params: needs a writeable array, got a read-only one"),
         (lambda: SGD(np.ones(3), -1), ValueError, "lr: needs a finite number >= 0, got -1"),
         (lambda: SGD(np.ones(3), float("nan")), ValueError, "lr: needs a finite number >= 0, got nan"),
@@ -190,6 +209,7 @@ read_only.flags.writeable = False
         (lambda: clip_grad_norm(5, 1), TypeError, "grads: needs an array of float32 or float64, or several, got 5"),
         (lambda: clip_grad_norm(None, 1), TypeError, "grads: needs an array of .*, or several, got None"),
         (lambda: clip_grad_norm(read_only, 1), ValueError, "grads: needs a writeable array"),
+        (lambda: clip_grad_norm(np.ma.ones(3), 1), TypeError, "grads: needs a plain array, got a masked one"),
     ],
 )
 def test_bad_options(make, error, message):

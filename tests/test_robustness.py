@@ -36,7 +36,7 @@ from trials import (
 )
 
 import fastrnn
-from fastrnn import _kernels, config, native, reference
+from fastrnn import _check, _kernels, config, native, reference
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -335,9 +335,35 @@ def test_what_no_memory_holds_is_an_error(huge):
 def test_what_no_address_space_holds_is_named():
     for call in (fastrnn.lstm, fastrnn.lstm_forward, reference.lstm):
         with pytest.raises(
-            ValueError, match=r"^x: needs T\*B\*4 elements below 2\*\*62 bytes, got T = 1073741824, B = 107"
+            ValueError, match=r"^x: needs T\*B\*4 elements below 2\*\*50 bytes, got T = 1073741824, B = 107"
         ):
             call(endless(2**30, 2**30, 1), **ONE)
+
+
+def test_no_size_of_a_workspace_overflows():
+    """One for each of 64 threads, and in it some arrays of the size that is checked."""
+    assert _check.MAX_BYTES * config.MOST_THREADS * 16 < 2**63
+
+
+def test_no_rows_of_endless_steps_take_no_time():
+    *_, tape = fastrnn.rnn_forward(np.empty((2**40, 0, 1), np.float32), *np.ones((2, 1, 1), np.float32))
+    assert not fastrnn.rnn_backward(tape).w_ih.any()
+
+
+SCARCE = """
+import resource
+from fastrnn._kernels import Memory
+kept = [Memory(120 << 20) for _ in range(2)]
+del kept
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (100 << 20),) * 2)
+Memory(200 << 20)
+"""
+
+
+def test_memory_that_is_kept_is_given_back_where_it_is_scarce():
+    ended = python(SCARCE)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.usefixtures("isa")

@@ -14,6 +14,7 @@ import pytest
 
 from fastrnn import config, native, reference
 from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.streams import Stream
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -211,6 +212,22 @@ def test_a_stream_is_made_again_not_copied(way):
         assert np.array_equal(names["other"](x_t), stream(x_t))
 
 
+def test_what_a_stream_was_made_for_stays():
+    stream = make("gru").stream(4000)
+    with pytest.raises(AttributeError, match="batch_size"):
+        stream.batch_size = 1
+    with pytest.raises(ValueError, match=r"x: needs shape \(B, I\) = \(4000, 3\), got \(1, 3\)"):
+        stream(zeros(1, I))
+
+
+def test_a_subclass_of_a_layer_is_streamed():
+    class Mine(GRU):
+        pass
+
+    layer, x = Mine(I, H, seed=1), sequence(1)
+    assert np.array_equal(Stream(layer)(x[0]), layer.freeze().stream()(x[0]))
+
+
 def test_repr():
     assert repr(make("gru").stream(2)) == "Stream(GRU(3, 5, num_layers=2), batch_size=2)"
 
@@ -285,3 +302,6 @@ def test_bad_streams():
         make("gru").stream(0)
     with pytest.raises(TypeError, match=r"batch_size: needs an integer, got 1\.0"):
         make("gru").stream(1.0)
+    for other in ("x", None, GRU, make("gru").freeze(), make("gru").stream()):
+        with pytest.raises(TypeError, match="layer: needs an RNN, LSTM or GRU, got "):
+            Stream(other)
