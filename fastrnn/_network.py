@@ -9,6 +9,7 @@ F = D*H features, K outputs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -49,25 +50,38 @@ def check(name: str, value: Any) -> None:
 
 
 class Lent:
-    """A setting of the whole process, lent for a while: the last of those who have it at a time puts it back."""
+    """A setting of the whole process, lent for a while: the last of those who have it at a time puts it back.
+
+    To a forked child nothing is lent: whoever had it is not there to put it back.
+    """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        self.read, self.write, self.lock, self.users = read, write, Lock(), 0
+        self.read, self.write, self.lock = read, write, Lock()
+        self.users: set[object] = set()
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._take_back)
 
     @contextmanager
     def __call__(self, value: Any) -> Iterator[None]:
+        user = object()
         with self.lock:
             if not self.users:
                 self.before = self.read()
+            self.users.add(user)  # first, for a child forked in between
             self.write(value)
-            self.users += 1
         try:
             yield
         finally:
             with self.lock:
-                self.users -= 1
-                if not self.users:
+                if not self.users - {user}:
                     self.write(self.before)
+                self.users.discard(user)  # last; in a child forked meanwhile it is gone
+
+    def _take_back(self) -> None:
+        self.lock = Lock()  # the other may be held for ever
+        if self.users:
+            self.users.clear()
+            self.write(self.before)
 
 
 @cache
@@ -169,8 +183,17 @@ class Network:
     def __init__(self, layer: Layer, outputs: int, loss: Callable[..., Any], per_step: bool) -> None:
         self.layer, self.loss, self.per_step = layer, loss, per_step
         self.head = Dense(layer.num_directions * layer.hidden_size, outputs, layer.rng)
-        self.params = (layer.flat_params, self.head.flat)
         self.optimizers = [Adam(params) for params in self.params]
+
+    @property
+    def params(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the optimizers update in place."""
+        return self.layer.flat_params, self.head.flat
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for optimizer, params in zip(self.optimizers, self.params, strict=True):
+            optimizer.params = params  # joblib, for one, makes a copy for each who refers to an array
 
     def epoch(
         self, data: Sequences, targets: np.ndarray, rows: np.ndarray, size: int, lr: float, clip_norm: float | None

@@ -6,6 +6,8 @@ n sequences, S steps of all of them, T time steps, B batch, I input size, N resu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +55,8 @@ class Sequences:
             raise ValueError(f"{name}: needs at least one sequence, got none")
         for k, part in enumerate(parts):
             if part.ndim == 0:
-                raise ValueError(f"{name}[{k}]: needs an array whose first axis is time, got {_check.text(value[k])}")
+                got = _check.text(part.item())  # value[k] may be another: a Series looks for a label
+                raise ValueError(f"{name}[{k}]: needs an array whose first axis is time, got {got}")
             if part.shape[1:] != parts[0].shape[1:]:
                 first, rest = f"{name}[0]", parts[0].shape[1:]
                 raise ValueError(f"{name}[{k}]: needs shape (T, ...) with ... = {rest} like {first}, got {part.shape}")
@@ -130,6 +133,18 @@ def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def named(name: str, value: Any, wanted: str) -> Iterator[None]:
+    """Name the argument that scikit-learn refuses, and leave its words, which its own checks look for."""
+    try:
+        yield
+    except (TypeError, ValueError) as problem:
+        if str(problem).startswith(name):
+            raise
+        kind = TypeError if isinstance(problem, TypeError) else ValueError
+        raise kind(f"{name}: needs {wanted}, got {type(value).__name__} ({problem})") from None
+
+
 def unmasked(name: str, value: Any) -> None:
     """Refuse a masked array, or a list with one, in the core's words: NumPy would drop the mask and say nothing."""
     parts = enumerate(value) if isinstance(value, (list, tuple)) else ()
@@ -171,7 +186,14 @@ def largest(values: np.ndarray) -> str:
 
 def sorted_labels(name: str, labels: Any) -> np.ndarray:
     """Each label once, in order."""
+    array = _check.plain(name, labels, "labels")
+    if array.ndim != 1:
+        kind = ValueError if array.ndim else TypeError
+        raise kind(f"{name}: needs labels along one axis, got {_check.text(labels)}")
     try:
-        return np.unique(labels)
-    except TypeError as problem:
+        found = np.unique(array)
+    except (TypeError, ValueError) as problem:
         raise TypeError(f"{name}: needs labels of one kind, which can be sorted, got several ({problem})") from None
+    if (found != found).any():
+        raise ValueError(f"{name}: needs labels, got {found[found != found][0]} among them")
+    return found

@@ -231,11 +231,11 @@ def inputs(call: Call, x: np.ndarray) -> np.ndarray:
 
 
 def forward(
-    call: Call, training: bool, out: np.ndarray | None = None, packed: None = None
+    call: Call, training: bool, out: np.ndarray | None = None, packed: None = None, step: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Saved | None]:
-    """Run every step: (out, h_n, c_n or None, what backward needs if training)."""
+    """Run every step, the cell's own or ``step``: (out, h_n, c_n or None, what backward needs if training)."""
     B, C = call.B, call.H if call.cell == "lstm" else 0
-    steps, step = Steps(call), STEP[call.cell]
+    steps, step = Steps(call), step or STEP[call.cell]
     h, c = np.zeros((B + steps.N, call.P), call.dtype), np.zeros((B + steps.N, C), call.dtype)
     if call.h0 is not None:
         h[steps.start] = call.h0

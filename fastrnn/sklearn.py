@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _check, config
 from ._network import CELLS, Learner, Network, check, cross_entropy, lend_threads, softmax, squared_error
-from ._sequences import Sequences, moments, no_dates, separate, sorted_labels, standardised, unmasked
+from ._sequences import Sequences, moments, named, no_dates, separate, sorted_labels, standardised, unmasked
 
 try:
     from joblib import effective_n_jobs
@@ -211,7 +211,11 @@ class SequenceEstimator(Learner, BaseEstimator):
             return rows, rows[:0]
         classes = targets if is_classifier(self) and not self.per_step else None
         seed = int(rng.integers(2**31))
-        return train_test_split(rows, test_size=self.validation_fraction, random_state=seed, stratify=classes)
+        try:
+            return train_test_split(rows, test_size=self.validation_fraction, random_state=seed, stratify=classes)
+        except ValueError as problem:
+            wanted, found = "sequences to learn from and to hold out", f"{self.validation_fraction} of {len(rows)}"
+            raise ValueError(f"validation_fraction: needs {wanted}, got {found} ({problem})") from None
 
     def _generator(self) -> np.random.Generator:
         try:
@@ -263,7 +267,8 @@ class SequenceEstimator(Learner, BaseEstimator):
         y = self._targets(y, data, per_step=per_step)
         if sample_weight is not None:
             unmasked("sample_weight", sample_weight)
-            weight = check_array(sample_weight, dtype=FLOATS, ensure_2d=False, input_name="sample_weight")
+            with named("sample_weight", sample_weight, "a number for each sequence"):
+                weight = check_array(sample_weight, dtype=FLOATS, ensure_2d=False, input_name="sample_weight")
             weight = _check.shaped("sample_weight", weight, "(n,)", (n,))
             sample_weight = np.repeat(weight, data.lengths) if per_step else weight
         return self._metric(y, self._predicted(z), sample_weight=sample_weight)
@@ -272,27 +277,30 @@ class SequenceEstimator(Learner, BaseEstimator):
 
     def _sequences(self, X: Any, features: int | None = None) -> Sequences:
         """X, its steps (S, I) numbers that are finite."""
-        if not separate(X):
-            unmasked("X", X)
-            no_dates("X", X)  # before they become numbers
-            X = check_array(X, dtype=FLOATS, allow_nd=True, input_name="X", estimator=self)
-        data = Sequences.of("X", X)
-        steps = data.features("X")
-        data.steps = check_array(steps, dtype=FLOATS, input_name="X", estimator=self)
+        with named("X", X, "sequences of numbers"):
+            if not separate(X):
+                unmasked("X", X)
+                no_dates("X", X)  # before they become numbers
+                X = check_array(X, dtype=FLOATS, allow_nd=True, input_name="X", estimator=self)
+            data = Sequences.of("X", X)
+            steps = data.features("X")
+            data.steps = check_array(steps, dtype=FLOATS, input_name="X", estimator=self)
         if features not in (None, steps.shape[1]):  # in the words that scikit-learn's own checks look for
             name, found = type(self).__name__, steps.shape[1]
             raise ValueError(f"X has {found} features, but {name} is expecting {features} features as input, each step")
         return data
 
-    def _joined(self, y: Any, data: Sequences, per_step: bool | None) -> Any:
-        """A target for each sequence, or for each step, along one axis; no more is known about it yet."""
+    def _targets(self, y: Any, data: Sequences, known: Any = None, per_step: bool | None = None) -> np.ndarray:
+        """A target for each sequence, or for each step, along one axis; ``known`` is what they have to agree with."""
         if y is None:
             raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
-        if self.per_step if per_step is None else per_step:
-            return data.steps_of("y", y)
-        unmasked("y", y)
-        check_consistent_length(data.lengths, y)
-        return y
+        per_step = self.per_step if per_step is None else per_step
+        with named("y", y, f"a target for each {'step' if per_step else 'sequence'}"):
+            if per_step:
+                return self._checked(data.steps_of("y", y), known)
+            unmasked("y", y)
+            check_consistent_length(data.lengths, y)
+            return self._checked(y, known)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -404,9 +412,9 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
 
     score = SequenceEstimator.score  # not the mixin's
 
-    def _targets(self, y: Any, data: Sequences, known: Any = None, per_step: bool | None = None) -> np.ndarray:
+    def _checked(self, y: Any, known: Any) -> np.ndarray:
         """Labels, shape (n,) or (S,)."""
-        labels = column_or_1d(self._joined(y, data, per_step), warn=True)
+        labels = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
         sorted_labels("y", labels)
         check_classification_targets(labels)
@@ -507,11 +515,10 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
 
     score = SequenceEstimator.score  # not the mixin's
 
-    def _targets(self, y: Any, data: Sequences, known: Any = None, per_step: bool | None = None) -> np.ndarray:
+    def _checked(self, y: Any, known: Any) -> np.ndarray:
         """Numbers, shape (n,), (n, K), (S,) or (S, K)."""
-        joined = self._joined(y, data, per_step)
-        no_dates("y", np.asarray(joined[:1]) if isinstance(joined, (list, tuple)) else joined)
-        targets = check_array(joined, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
+        no_dates("y", np.asarray(y[:1]) if isinstance(y, (list, tuple)) else y)
+        targets = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
         if known is not None and targets.shape[1:] != np.shape(known):
             raise ValueError(f"y: needs targets of shape {np.shape(known)} as before, got {targets.shape[1:]}")
         return targets

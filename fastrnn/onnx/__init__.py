@@ -3,6 +3,8 @@
 
 In the order of their imports: `activations` and `nodes` read a node, `cells` runs one direction of it, `backend` a
 whole model; `graphs` knows where a model's values come from, `convert` makes layers of its recurrent nodes.
+
+An LSTM's `clip` also bounds c on its way into h(c), as the standard says; ONNX Runtime does not clip there.
 """
 
 try:

@@ -17,7 +17,7 @@ from .. import _check
 from .._records import GATES, Ragged
 from .cells import run
 from .graphs import array_of, constants_of
-from .nodes import WEIGHTS, Node, directions, floats, is_recurrent, operator, opset_of, read
+from .nodes import MOST_OPSET, WEIGHTS, Node, directions, floats, is_recurrent, operator, opset_of, read
 
 
 class Ready:
@@ -74,14 +74,10 @@ def sequences(node: Node, value: Any, I: int, like: np.dtype) -> np.ndarray:
 
 def lengths(node: Node, value: Any, T: int, B: int) -> Ragged | None:
     """How the rows run out, by sequence_lens."""
-    name = f"{node.where}, sequence_lens"
-    if value is not None:
-        array = _check.plain(name, value, "integers")
-        if array.dtype.kind not in "iu" or array.shape != (B,):
-            raise ValueError(f"{name}: needs integers of shape (B,) = {(B,)}, got {_check.text(array)}")
-        if B and not 0 <= array.min() <= array.max() <= T:
-            raise ValueError(f"{name}: needs values in 0..T = 0..{T}, got {array.min()}..{array.max()}")
-    return _check.lengths(value, T, B)
+    try:
+        return _check.lengths(value, T, B)
+    except (TypeError, ValueError) as problem:  # in our words, about "lengths"
+        raise type(problem)(f"{node.where}, sequence_lens{str(problem).removeprefix('lengths')}") from None
 
 
 def states(node: Node, formal: str, value: Any, shape: tuple[int, int, int], like: np.dtype) -> list[np.ndarray | None]:
@@ -158,7 +154,7 @@ class FastrnnBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Whether fastrnn runs on a device: on "CPU" it does."""
-        return device.partition(":")[0] == "CPU"
+        return isinstance(device, str) and device.partition(":")[0] == "CPU"
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
@@ -248,6 +244,7 @@ class FastrnnBackend(Backend):
             As from ``prepare`` and ``Prepared.run``.
         """
         opset = kwargs.pop("opset_version", onnx.defs.onnx_opset_version())
+        opset = _check.integer("opset_version", opset, 1, MOST_OPSET)
         no_options("run_node", kwargs)
         cls._needs_cpu(device)
         if not isinstance(node, onnx.NodeProto):
@@ -261,4 +258,5 @@ class FastrnnBackend(Backend):
     @classmethod
     def _needs_cpu(cls, device: str) -> None:
         if not cls.supports_device(device):
-            raise ValueError(f"device: needs 'CPU', got {_check.text(device)}")
+            kind = ValueError if isinstance(device, str) else TypeError
+            raise kind(f"device: needs 'CPU', got {_check.text(device)}")

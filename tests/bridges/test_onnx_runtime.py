@@ -65,6 +65,16 @@ def nodes(draw):
     return op, fed, attributes
 
 
+def test_onnx_runtime_does_not_clip_what_goes_into_h():
+    """The standard has it, and so have we: then h = o tanh(c), with another c."""
+    fed = values("LSTM", T=1, scale=5)
+    ours, theirs = run("LSTM", fed, {"clip": 0.5}), runtime(model_of("LSTM", fed, {"clip": 0.5}), fed)
+    c = ours[2]
+    np.testing.assert_allclose(c, theirs[2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours[1] * np.tanh(c), theirs[1] * np.tanh(c.clip(-0.5, 0.5)), rtol=1e-5, atol=1e-5)
+    assert np.abs(c).max() > 1 and not np.allclose(ours[1], theirs[1], atol=0.1)
+
+
 LONG = {  # coupled gates keep c in -1..1, below the clip, which ONNX Runtime does not have there: see `nodes`
     "RNN": ("RNN", {"clip": 1.0}, False),
     "GRU": ("GRU", {"clip": 1.0}, False),

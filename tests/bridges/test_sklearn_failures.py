@@ -14,9 +14,10 @@ from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
+from test_robustness import forks, in_a_child
 
 import fastrnn
-from fastrnn._network import Lent, Network, blas, one_blas_thread
+from fastrnn._network import Lent, Network, blas, lend_threads, one_blas_thread
 from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
 
 BOTH = (SequenceClassifier, SequenceRegressor)
@@ -193,6 +194,34 @@ def test_what_several_borrow_the_last_puts_back():
     assert values[-2:] == ["third", "own"]
 
 
+@forks
+def test_to_a_forked_child_nothing_is_lent():
+    """Whoever has it, or the lock, in the parent."""
+    before = fastrnn.get_num_threads()
+    lent = lend_threads(1)
+
+    def child(leave=True):
+        assert fastrnn.get_num_threads() == 3
+        if leave:
+            lent.__exit__(None, None, None)
+        fastrnn.set_num_threads(2)
+        with lend_threads(1):
+            assert fastrnn.get_num_threads() == 1
+        assert fastrnn.get_num_threads() == 2
+
+    try:
+        fastrnn.set_num_threads(3)
+        with lend_threads.lock:
+            assert in_a_child(lambda: child(leave=False))
+        with lent:
+            assert in_a_child(lambda: child(leave=False))
+            assert in_a_child(child)
+            assert fastrnn.get_num_threads() == 1
+        assert fastrnn.get_num_threads() == 3
+    finally:
+        fastrnn.set_num_threads(before)
+
+
 def test_fits_side_by_side_put_the_threads_back(monkeypatch):
     """One comes while the other learns, and stays longer."""
     before, first_in, second_in, first_out = fastrnn.get_num_threads(), Event(), Event(), Event()
@@ -245,6 +274,7 @@ def test_a_score_per_step_needs_the_steps_of_each_sequence():
         (np.ones((30, 1)), ValueError, r"sample_weight: needs shape \(n,\) = \(30,\), got \(30, 1\)"),
         (np.full(30, np.nan), ValueError, "Input sample_weight contains NaN"),
         (np.ma.array(np.ones(30)), TypeError, "sample_weight: needs a plain array, got a masked one"),
+        (["a"] * 30, ValueError, r"sample_weight: needs a number for each sequence, got list \(could not"),
     ],
 )
 def test_weights_of_samples_that_do_not_fit(y, options, weight, error, message):
@@ -351,6 +381,77 @@ def test_dates_are_no_numbers(lay_out):
     y = lay_out(np.datetime64("2020-01-01") + np.arange(30))
     with pytest.raises(TypeError, match=r"y: needs numbers, got dtype datetime64\[D\]"):
         quick(SequenceRegressor).fit(X, y)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("kind", BOTH)
+def test_too_few_sequences_to_hold_some_out(kind, n):
+    model = quick(kind, early_stopping=True, validation_fraction=0.9)
+    message = rf"^validation_fraction: needs sequences to learn from and to hold out, got 0.9 of {n} \("
+    with pytest.raises(ValueError, match=message):
+        model.fit(X[:n], Y[kind][:n])
+    assert vars(model) == model.get_params()
+
+
+@pytest.mark.parametrize(
+    ("data", "y", "error", "message"),
+    [
+        ((x for x in X), LAST, TypeError, r"X: needs sequences of numbers, got generator \("),
+        (X, (t for t in LAST), TypeError, r"y: needs a target for each sequence, got generator \("),
+        (X, STEPS, ValueError, r"y: needs a target for each sequence, got list \("),
+        (X, np.array([*STEPS, None], object)[:30], ValueError, r"y: needs a target for each sequence, got ndarray \("),
+    ],
+    ids=["X generated", "y generated", "y per step", "vector of y per step"],
+)
+@pytest.mark.parametrize("kind", BOTH)
+def test_what_scikit_learn_refuses_is_named(kind, data, y, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        quick(kind).fit(data, y)
+
+
+class Series:
+    """A vector of arrays that knows its items by label, as pandas' may: not by 0, 1, ..."""
+
+    dtype, ndim = np.dtype(object), 1
+
+    def __init__(self, values):
+        self.values = values
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __getitem__(self, label):
+        raise KeyError(label)
+
+
+def test_items_are_counted_whatever_their_labels():
+    model = quick(SequenceRegressor, per_step=True)
+    with pytest.raises(ValueError, match=r"^X\[1\]: needs an array whose first axis is time, got 7"):
+        model.fit(Series([X[0], 7]), STEPS[:2])
+    with pytest.raises(ValueError, match=r"^y\[0\]: needs an array whose first axis is time, got 0.5"):
+        model.fit(X[:2], Series([0.5, 7]))
+    found, wanted = (model.fit(lay_out(X), lay_out(STEPS)).predict(lay_out(X)) for lay_out in (Series, list))
+    np.testing.assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (np.ma.array([0, 1, 2], mask=[0, 0, 1]), TypeError, MASKED),
+        ([0, 1, np.nan], ValueError, "needs labels, got nan among them"),
+        (np.array([0, 1, np.nan], object), ValueError, "needs labels, got nan among them"),
+        ([[0, 1]], ValueError, r"needs labels along one axis, got \[\[0, 1\]\]"),
+        ("ab", TypeError, "needs labels along one axis, got 'ab'"),
+        ({0, 1}, TypeError, "needs labels along one axis, got {0, 1}"),
+        ([[0], [0, 1]], TypeError, r"needs labels, got list \("),
+    ],
+)
+def test_classes_are_labels_along_one_axis(classes, error, message):
+    new, y = quick(SequenceClassifier), np.arange(30) % 2
+    for model in (new, quick(SequenceClassifier).fit(X, y)):
+        with pytest.raises(error, match=f"^classes: {message}"):
+            model.partial_fit(X, y, classes=classes)
+    assert vars(new) == new.get_params()
 
 
 @pytest.mark.parametrize("other", [1, None])
