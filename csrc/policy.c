@@ -11,15 +11,15 @@
 enum {
     RECORDS = 64,
     APART = 2,         /* calls from one trial of the slower way to the next: at first, ... */
-    MOST_APART = 1000, /* ... and in the end */
+    MOST_APART = 4000, /* ... and in the end */
 };
 
-static const double ALONE_FOR = 0.3; /* seconds after which several threads are tried again, at the latest */
-static const double SHARED_FOR = 3;  /* and one */
-static const double LONG = 0.02;     /* seconds: nobody shall wait for the trial of one thread */
-static const double BETTER = 0.97;   /* several threads have to be quicker by this to be taken */
-static const double NEWEST = 0.05;   /* share of the newest time in the average */
-static const double ODD = 3;         /* times the average: one call that takes longer may have been interrupted */
+static const double ALONE_FOR = 0.3;  /* seconds after which several threads are tried again, at the latest */
+static const double SHARED_FOR = 3;   /* and one */
+static const double LONG = 0.02;      /* seconds: nobody shall wait for the trial of one thread */
+static const double BETTER = 0.97;    /* several threads have to be quicker by this to be taken */
+static const double KNOWN_FOR = 0.01; /* seconds of calls that an average is over, ... */
+static const double NEWEST = 0.05;    /* ... or 20 calls, if these take longer */
 
 enum { ALONE, SHARED };
 
@@ -71,14 +71,15 @@ static void tried(record *r, int way, int in_vain)
         *other = *other / 2 > APART ? *other / 2 : APART;
 }
 
-/* A way that is seldom tried is taken at its best: once it is in use, its average shows. */
-static void learn(double *known, double time, int in_use)
+/* A way that is seldom tried is taken at its best: once it is in use, its average shows, in which a call that was
+ * interrupted counts for all that it cost. */
+static void learn(double *known, double time, int in_use, double work)
 {
-    double most = ODD * *known;
+    double share = *known * work / KNOWN_FOR;
     if (*known == 0 || (time < *known && !in_use))
         *known = time;
     else
-        *known += NEWEST * ((time < most ? time : most) - *known);
+        *known += (share < NEWEST ? share : NEWEST) * (time - *known);
 }
 
 int frnn_worth(frnn_kind kind)
@@ -101,9 +102,9 @@ void frnn_note(frnn_kind kind, int parts, double seconds, double idle)
         return;
     record *r = record_of(kind.key);
     int way = parts > 1 ? SHARED : ALONE, was = best_way(r);
-    learn(&r->way[way].time, seconds / kind.work, way == was);
+    learn(&r->way[way].time, seconds / kind.work, way == was, kind.work);
     if (way == SHARED && seconds > LONG) /* one alone would take as often what the caller did not wait */
-        learn(&r->way[ALONE].time, parts * (seconds - idle) / kind.work, 0);
+        learn(&r->way[ALONE].time, parts * (seconds - idle) / kind.work, 0, kind.work);
     int is = best_way(r);
     if (way != was)
         tried(r, way, is == was);
