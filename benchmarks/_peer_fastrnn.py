@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""fastrnn as a good user calls it (streams, frozen layers, functions), and its NumPy fallback."""
+"""fastrnn as a good user calls it (streams, frozen layers, functions), by layers and by functions alone, and its NumPy
+fallback.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _peer_task import Run, Task, one_or_pair
+from _peer_task import Run, Task, UnableError, one_or_pair
 
 import fastrnn
 from fastrnn import reference
@@ -35,6 +38,46 @@ def native(task: Task) -> Run:
     stream.reset(state)
     x, out = task.x[0], np.empty_like(task.grad_out[0])
     return lambda: stream(x, out)
+
+
+def layers(task: Task) -> Run:
+    """Layers as they are, packed anew in each call."""
+    fastrnn.set_num_threads(task.threads)
+    layer, state = layer_of(task), one_or_pair(task.state)
+    if task.mode == "step":
+        return steps(layer, task.x, state)
+    if task.mode == "inference":
+        return lambda: layer(task.x, state, task.lengths)
+
+    def run() -> tuple:
+        out, last, tape = layer.forward(task.x, state, task.lengths)
+        grads = layer.backward(tape, task.grad_out)
+        return out, last, [grads.x, *grads.params.values(), grads.state]
+
+    return run
+
+
+def functions(task: Task) -> Run:
+    """Functions alone."""
+    if task.mode == "training":
+        raise UnableError("the same as fastrnn in training")
+    fastrnn.set_num_threads(task.threads)
+    function, (arguments, options) = getattr(fastrnn, task.cell), called(task)
+    if task.mode == "inference":
+        return lambda: function(*arguments, **options)
+    x, *weights, state = arguments
+    return steps(lambda x, state: function(x, *weights, state), x, state)
+
+
+def steps(call: Callable[[np.ndarray, Any], tuple], x: np.ndarray, state: Any) -> Run:
+    """Calls of one time step each."""
+
+    def run() -> np.ndarray:
+        nonlocal state
+        out, state = call(x, state)
+        return out
+
+    return run
 
 
 def fallback(task: Task) -> Run:

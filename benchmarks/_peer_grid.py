@@ -38,7 +38,10 @@ PEERS = {
     "openvino": Peer("_peer_onnx", "openvino", ("openvino", "onnx")),
     "jax": Peer("_peer_jax", "scanned", ("jax",)),
     "numpy": Peer("_peer_fastrnn", "fallback", ("numpy",)),
+    "fastrnn-layer": Peer("_peer_fastrnn", "layers", ("numpy",)),
+    "fastrnn-function": Peer("_peer_fastrnn", "functions", ("numpy",)),
 }
+OWN = ("fastrnn-layer", "fastrnn-function")  # other calls of ours: shown if asked for, and no peers
 REGIMES = {
     "steps": [Case(1, 1, H, H) for H in (32, 64, 128, 256)],
     "sequences": [Case(100, 1, H, H) for H in (16, 64, 128, 256, 512, 1024)],
@@ -111,14 +114,14 @@ class Result:
     threads: int
     seconds: Mapping[str, float]  # of a call, by library, the median of its rounds
     spread: float  # of the worst round: how far a library was from its median
-    left_out: Mapping[str, str]  # who cannot do it, and why
-    failed: Mapping[str, str]  # who crashes or computes something else
+    left_out: Mapping[str, str] = field(default_factory=dict)  # who cannot do it, and why
+    failed: Mapping[str, str] = field(default_factory=dict)  # who crashes or computes something else
     memory: Mapping[str, int] = field(default_factory=dict)  # peak bytes of a call, by library, where it is known
 
     @property
     def best(self) -> str | None:
         """The fastest of the others."""
-        others = self.seconds.keys() - {OURS}
+        others = self.seconds.keys() - {OURS, *OWN}
         return min(others, key=self.seconds.__getitem__) if others else None
 
     @property
@@ -130,7 +133,6 @@ class Result:
         """How many times as long this library takes."""
         return self.seconds[name] / self.seconds[OURS] if name in self.seconds else None
 
-    @property
-    def memory_ratio(self) -> float | None:
-        """How many times PyTorch's peak memory ours is."""
-        return self.memory[OURS] / self.memory[PYTORCH] if {OURS, PYTORCH} <= self.memory.keys() else None
+    def memory_ratio(self, name: str = OURS) -> float | None:
+        """How many times PyTorch's peak memory that of a call of ours is."""
+        return self.memory[name] / self.memory[PYTORCH] if {name, PYTORCH} <= self.memory.keys() else None

@@ -7,14 +7,16 @@ H hidden size.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import date
 from importlib.metadata import version
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 import cases
-from _peer_grid import PEERS, PYTORCH, Result
+from _peer_grid import OURS, OWN, PEERS, PYTORCH, Entry, Result
+from cases import Case
 from floors import NOISY, processor, shown
 
 from fastrnn.config import describe
@@ -143,7 +145,7 @@ def memory_rows(results: Sequence[Result], names: Sequence[str]) -> list[list[st
     for result in results:
         if result.memory:
             sizes = [f"{result.memory[name] / 1e6:.2f}" if name in result.memory else "-" for name in names]
-            ratio = result.memory_ratio
+            ratio = result.memory_ratio()
             said = "-" if ratio is None else bold_if(ratio > 1, f"{ratio:.2f}")
             rows.append([str(result.entry), str(result.threads), *sizes, said])
     return rows
@@ -154,10 +156,13 @@ def memory_blocks(results: Sequence[Result], names: Sequence[str]) -> list[str]:
     rows = memory_rows(results, names)
     if not rows:
         return []
-    compared = [result for result in results if result.memory_ratio is not None]
-    above = [result for result in compared if result.memory_ratio > 1]
-    lines = [f"In {len(above)} of {len(compared)} cases fastrnn needs more memory than PyTorch."]
-    lines += [f"More, {r.memory_ratio:.2f} times: {r.entry}, threads: {r.threads}." for r in above]
+    lines = []
+    for name in (OURS, *OWN):
+        compared = [(r, ratio) for r in results if (ratio := r.memory_ratio(name)) is not None]
+        above = [(r, ratio) for r, ratio in compared if ratio > 1]
+        if compared or name == OURS:
+            lines.append(f"In {len(above)} of {len(compared)} cases {name} needs more memory than PyTorch.")
+        lines += [f"More, {ratio:.2f} times: {r.entry}, threads: {r.threads}." for r, ratio in above]
     head = ("case", "threads", *names, "fastrnn / torch")
     return ["Peak memory of a call, in MB:", table(head, rows), "\n".join(lines)]
 
@@ -172,13 +177,26 @@ def versions(names: Sequence[str]) -> dict[str, str]:
     return {"fastrnn": found["fastrnn"], "Python": found["Python"], "compiler": found["compiler"], **packages}
 
 
+def own_lines(results: Sequence[Result]) -> list[str]:
+    """The other calls of ours, beside the first one and the best peer."""
+    lines = []
+    for name in OWN:
+        timed = [r for r in results if name in r.seconds]
+        lost = [r for r in timed if r.best and r.seconds[r.best] < r.seconds[name]]
+        if timed:
+            mean = geometric_mean(r.against(name) for r in timed)
+            lines.append(f"{name} takes {mean:.2f} times as long as fastrnn (geometric mean of {len(timed)} cases).")
+        lines += [f"{name} is behind {r.best}: {r.entry}, threads: {r.threads}." for r in lost]
+    return lines
+
+
 def notes(results: Sequence[Result]) -> list[str]:
     """What the tables of times leave unsaid."""
     compared = [result for result in results if result.ratio is not None]
     lost = [result for result in compared if result.ratio < 1]
     lines = [f"{len(lost)} of {len(compared)} cases that a peer can do are lost."]
     lines += [f"Lost to {r.best}, {r.ratio:.2f}: {r.entry}, threads: {r.threads}." for r in lost]
-    lines += packed_lines(results)
+    lines += packed_lines(results) + own_lines(results)
     lines += [f"**Fails**: {problem}." for result in results for problem in result.failed.values()]
     reasons = sorted({f"{name} ({reason})" for result in results for name, reason in result.left_out.items()})
     lines += [f"-: cannot do the case: {', '.join(reasons)}."] if reasons else []
@@ -215,3 +233,13 @@ def record(results: Sequence[Result], names: Sequence[str], rounds: int) -> dict
         )
     machine = {"processor": processor(), "instruction set": describe()["instruction set"], "cores": os.cpu_count()}
     return {"date": str(date.today()), **machine, "versions": versions(names), "rounds": rounds, "results": rows}
+
+
+def results_of(found: Mapping[str, Any]) -> list[Result]:
+    """The results of such a record."""
+    results = []
+    for row in found["results"]:
+        case = Case(**{part.name: row[part.name] for part in fields(Case)})
+        rest = (row[name] for name in ("threads", "seconds", "spread", "left out", "failed", "memory"))
+        results.append(Result(Entry(row["regime"], row["mode"], row["cell"], case), *rest))
+    return results

@@ -81,6 +81,7 @@ CASES = (
 )
 STREAMED = (32, 64, 128)  # I = H of a stream of one sequence
 WAYS = ("fastrnn", "NumPy", "fastrnn, a call a step", "NumPy, a call a step")  # to stream
+CALLS = ("a stream's step", "`frozen(x)`", "`layer(x)`", "`fastrnn.lstm` and the like")  # ways to have one step
 
 
 # -- what is timed -----------------------------------------------------------------------------------------------------
@@ -135,6 +136,16 @@ def streams(cell: str, H: int) -> dict[str, Run]:
     return dict(zip(WAYS, runs, strict=True))
 
 
+def calls(cell: str, H: int) -> dict[str, Run]:
+    """The ways to have one step of one sequence computed from Python; what each gives begins with the output."""
+    layer, function = getattr(fastrnn, cell.upper())(H, H, seed=0), getattr(fastrnn, cell)
+    weights, frozen, stream = list(layer.params.values()), layer.freeze(), layer.stream()
+    x = np.random.default_rng(1).standard_normal((1, 1, H)).astype(np.float32)
+    x_t, out = x[0], np.empty_like(x[0])
+    runs = (lambda: stream(x_t, out), lambda: frozen(x), lambda: layer(x), lambda: function(x, *weights))
+    return dict(zip(CALLS, runs, strict=True))
+
+
 # -- equal before timed ------------------------------------------------------------------------------------------------
 
 
@@ -169,4 +180,13 @@ def streamed_sides(cell: str, H: int) -> dict[str, Run]:
         expected, *others = (run() for run in reversed(runs.values()))
         for out in others:
             check_same(f"{cell} streamed, H={H}", out, expected)
+    return runs
+
+
+def same_calls(cell: str, H: int) -> dict[str, Run]:
+    """All ways to call, ready to time, their outputs the same."""
+    runs = calls(cell, H)
+    expected, *others = (next(arrays_of(run())) for run in runs.values())
+    for out in others:
+        check_same(f"{cell} called, H={H}", out, expected)
     return runs

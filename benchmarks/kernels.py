@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from _peer_report import table
+from _peer_report import bold_if, table
 from floors import ATTEMPTS, NOISY, processor
 
 from fastrnn._records import GATES
@@ -84,6 +84,24 @@ GROUPS = {
 PRIMITIVES = [Primitive(what, *sizes) for what, group in GROUPS.items() for sizes in group]
 
 
+class Target(NamedTuple):
+    """The least share of a limit."""
+
+    wanted: str
+    of: str  # of_fma or of_read
+    least: float
+
+    def met(self, figure: Figure) -> bool:
+        """Whether a primitive comes as near."""
+        return getattr(figure, self.of) >= self.least
+
+
+TARGETS = {  # in float32, by what a line is
+    "input projection, LSTM": Target("≥ 93% of FMA", "of_fma", 0.93),
+    "step, B=1": Target("≥ 90% of reading", "of_read", 0.9),
+}
+
+
 class Rates(NamedTuple):
     """What the processor does in a second."""
 
@@ -109,16 +127,31 @@ class Figure:
         """Of the limit that rules it."""
         return max(self.of_fma, self.of_read)
 
+    @property
+    def target(self) -> Target | None:
+        """What is wanted of it."""
+        return TARGETS.get(self.primitive.what) if self.dtype == "float32" else None
+
     def row(self) -> list[str]:
         """For the table."""
         speeds = [f"{amount / self.seconds / 1e9:.1f}" if amount else "-" for amount in (self.flops, self.bytes)]
         shares = [shown_share(share, share == self.share) for share in (self.of_fma, self.of_read)]
         mark = " ~" if self.spread > NOISY else ""
         costs = [f"{self.bytes / 1024:.0f}", f"{self.seconds * 1e9:.0f}{mark}", f"{self.flops / self.bytes:.1f}"]
-        return [*map(str, self.primitive), *costs, *speeds, *shares]
+        return [*map(str, self.primitive), *costs, *speeds, *shares, *self.verdict()]
+
+    def verdict(self) -> tuple[str, str]:
+        """What is wanted, and whether that is met."""
+        if not self.target:
+            return "-", "-"
+        met = self.target.met(self)
+        return self.target.wanted, bold_if(not met, "yes" if met else "no")
 
 
-HEAD = ("what", "primitive", "n", "K", "N", "KiB", "ns", "flops/byte", "GFLOP/s", "GB/s", "of FMA", "of reading")
+HEAD = (
+    *("what", "primitive", "n", "K", "N", "KiB", "ns", "flops/byte", "GFLOP/s", "GB/s", "of FMA", "of reading"),
+    *("wanted", "met"),
+)
 
 
 def shown_share(share: float, rules: bool) -> str:
@@ -225,6 +258,16 @@ def limits(isa: str, dtype: str = "float32", rounds: int = 15) -> Rates:
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
+def caches() -> dict[str, int]:
+    """Bytes of the caches for data, by level, where Linux tells."""
+    found = {}
+    for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        kind, level, size = ((cache / name).read_text().strip() for name in ("type", "level", "size"))
+        if kind != "Instruction":
+            found[f"L{level}"] = int(size.removesuffix("K")) << 10
+    return found
+
+
 def report(isa: str, rates: Mapping[str, Rates], figures: Sequence[Figure], rounds: int) -> str:
     """All of it."""
     where = f"{date.today()}, {processor()}, {isa}, one thread, {rounds} rounds; {compiler()}."
@@ -238,13 +281,16 @@ def report(isa: str, rates: Mapping[str, Rates], figures: Sequence[Figure], roun
     noisy = (
         f"~: the middle half of its rounds lay more than {NOISY:.0%} apart, even in the best of {ATTEMPTS} attempts."
     )
-    return "\n\n".join([*blocks, f"**Bold**: the limit that it comes closer to. {noisy}"])
+    if aimed := [figure.target.met(figure) for figure in figures if figure.target]:
+        blocks.append(f"{sum(aimed)} of {len(aimed)} lines of which something is wanted meet it.")
+    return "\n\n".join([*blocks, f"**Bold**: the limit that it comes closer to, or missed. {noisy}"])
 
 
 def record(isa: str, rates: Mapping[str, Rates], figures: Sequence[Figure]) -> dict[str, Any]:
     """All of it for a file."""
     return {
         **{"date": str(date.today()), "processor": processor(), "instruction set": isa},
+        "caches": caches(),
         "limits": {dtype: found._asdict() for dtype, found in rates.items()},
         "primitives": [{**asdict(figure), "primitive": figure.primitive._asdict()} for figure in figures],
     }
@@ -258,6 +304,14 @@ def usable() -> list[str]:
     return [name for name in ISAS if name in describe()["available"].split(", ")]
 
 
+def new_file(text: str) -> Path:
+    """A path that can be written to: better known before all is measured."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text}: is its folder there?")
+    return path
+
+
 def arguments() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description="Time the primitives beside the processor's limits.")
@@ -266,8 +320,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, help="default: one after the other")
     parser.add_argument("--cases", default="", metavar="TEXT", help='only lines that have it, as "lstm_step 32"')
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="default: 15")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures")
+    parser.add_argument("--markdown", type=new_file, metavar="FILE", help="write what is printed")
     return parser.parse_args()
 
 

@@ -4,7 +4,9 @@
 Each library has its own process, its threads set before it starts. All get the same arrays, and what they compute is
 compared before it is timed; then they take turns, round by round, and the medians count. The peak memory of a call is
 measured before all that, once, as `_peer_memory` says. Needs `fastrnn[bench]`; a library that is not installed is left
-out. T time steps, B batch, I input size, H hidden size.
+out. `fastrnn` is what serves a case best, a stream, a frozen layer or, for training, the functions; `--peers` has two
+more that are no peers, `fastrnn-layer` and `fastrnn-function`: `layer(x)` and `layer.forward`, and the functions for
+inference. T time steps, B batch, I input size, H hidden size.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from typing import Any
 import cases
 import kernels
 import numpy as np
-from _peer_grid import OURS, PEERS, Entry, Result, grid
+from _peer_grid import OURS, OWN, PEERS, Entry, Result, grid
 from _peer_report import record, report, versions
 from _peer_task import Peak, Task
 from floors import CASE_SECONDS, NOISY
+from kernels import new_file
 
 from fastrnn.cli import THREAD_VARIABLES, progress
 from fastrnn.config import describe
@@ -135,7 +138,10 @@ def prepared(entry: Entry, threads: int, processes: Sequence[Process]) -> tuple[
 
 
 def rounds_of(processes: Sequence[Process], rounds: int) -> np.ndarray:
-    """Seconds of a call, (round, process); the noisiest round is repeated until none is noisy or time is up."""
+    """Seconds of a call, (round, process); the noisiest round is repeated until none is noisy or time is up.
+
+    However slow the case is, as many rounds are repeated as there are.
+    """
     calls = [1] * len(processes)
     for _ in range(2):  # once more when all is warm
         calls = [max(1, round(BATCH_SECONDS / process.ask(n))) for process, n in zip(processes, calls, strict=True)]
@@ -147,12 +153,13 @@ def rounds_of(processes: Sequence[Process], rounds: int) -> np.ndarray:
     first: list[list[float]] = []
     while len(first) < rounds and (len(first) < FEWEST_ROUNDS or perf_counter() < stop):
         first.append(once())
-    times = np.array(first)
-    while perf_counter() < stop:
+    times, repeated = np.array(first), 0
+    while repeated < len(times) or perf_counter() < stop:
         noise = deviations(times)
         if noise.max() <= NOISY:
             break
         times[noise.argmax()] = once()
+        repeated += 1
     return times
 
 
@@ -229,19 +236,29 @@ def thread_counts(text: str) -> list[int]:
     return counts
 
 
+def new_folder(text: str) -> Path:
+    """A folder, made if it is not there."""
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise argparse.ArgumentTypeError(f"no folder {text}: {problem.strerror}") from None
+    return Path(text)
+
+
 def arguments() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description="Compare fastrnn with other libraries; print Markdown tables.")
     parser.add_argument(
         "--cases", type=pattern, default="", metavar="PATTERN", help='regular expression, as "steps.*lstm"'
     )
-    parser.add_argument("--peers", type=peer_names, default=list(PEERS), metavar="A,B", help=", ".join(PEERS))
+    rivals, known = [name for name in PEERS if name not in OWN], f"{', '.join(PEERS)} (default: all but the last two)"
+    parser.add_argument("--peers", type=peer_names, default=rivals, metavar="A,B", help=known)
     parser.add_argument("--threads", type=thread_counts, default=[1, 2], metavar="N,M", help="default: 1,2")
     parser.add_argument("--quick", action="store_true", help="3 rounds, the first case of each regime, none large")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"at least {FEWEST_ROUNDS} (default: 7)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, processor and versions")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw speedups.svg and roofline.svg")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures, processor and versions")
+    parser.add_argument("--markdown", type=new_file, metavar="FILE", help="write what is printed")
+    parser.add_argument("--pictures", type=new_folder, metavar="FOLDER", help="draw speedups.svg and roofline.svg")
     return parser.parse_args()
 
 

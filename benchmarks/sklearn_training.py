@@ -4,7 +4,7 @@
 Both sides start from the same weights and see the same batches, at the same rates, under Adam and clipped gradients.
 PyTorch, eager, takes a ragged batch packed, or padded, one module for each direction, the last real step picked out;
 the faster of the two counts. Ours is timed as a whole `fit`, PyTorch in its loop over batches alone. The losses must
-agree, and both test accuracies are printed. Needs `fastrnn[sklearn]` and torch.
+agree, and both test accuracies are printed. Needs `fastrnn[bench]`.
 
 `--seeds N` tests the defaults on the 370 test utterances instead. `--select` is how these defaults were chosen: by
 cross-validation on the 270 training utterances alone, five folds, each a block of consecutive utterances of every
@@ -28,9 +28,13 @@ from typing import Any, NamedTuple
 
 import floors  # before NumPy: it sets the threads of NumPy's BLAS
 import numpy as np
-import torch
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from torch.nn.utils.rnn import pack_padded_sequence
+
+try:
+    import torch
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from torch.nn.utils.rnn import pack_padded_sequence
+except ImportError as missing:
+    raise SystemExit(f'needs {missing.name}: pip install "fastrnn[bench]"') from None
 
 from fastrnn._network import Network
 from fastrnn._sequences import Batch, Sequences

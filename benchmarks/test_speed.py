@@ -16,6 +16,7 @@ pytestmark = pytest.mark.benchmark(min_rounds=5, max_time=0.5)
 
 each_cell = pytest.mark.parametrize("cell", cases.CELLS)
 sides = functools.lru_cache(maxsize=1)(cases.sides)  # compared once for both
+same_calls = functools.lru_cache(maxsize=1)(cases.same_calls)
 streamed_sides = functools.lru_cache(maxsize=1)(cases.streamed_sides)
 
 
@@ -26,6 +27,13 @@ streamed_sides = functools.lru_cache(maxsize=1)(cases.streamed_sides)
 def test_sequences(benchmark, cell, mode, case, side):
     benchmark.group = f"{cell} {mode}, {case}"
     benchmark(sides(mode, cell, case)[side])
+
+
+@pytest.mark.parametrize("way", cases.CALLS)
+@each_cell
+def test_calls(benchmark, cell, way):
+    benchmark.group = f"{cell} called for a step, B=1 I=H=32"
+    benchmark(same_calls(cell, 32)[way])
 
 
 @pytest.mark.parametrize("way", cases.WAYS)

@@ -11,6 +11,7 @@ Needs `fastrnn[torch]`. T time steps, B batch, I input size, H hidden size.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -21,20 +22,25 @@ from typing import Any, NamedTuple
 import cases
 import numpy as np
 import peers
-import torch
-from _peer_grid import Entry, grid
-from _peer_report import bold_if, ratio_shown, table
+from _peer_grid import OURS, PYTORCH, Entry, Result, grid
+from _peer_report import bold_if, ratio_shown, record, table
 from _peer_task import Run, Task, one_or_pair
-from _peer_torch import inference, loaded, run_of
 from _peer_worker import first_results
 from floors import NOISY, processor, shown
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from kernels import new_file
+
+try:
+    import torch
+    from _peer_torch import inference, loaded, run_of
+    from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+except ImportError as missing:
+    raise SystemExit(f'needs {missing.name}: pip install "fastrnn[torch]"') from None
 
 import fastrnn.torch
 from fastrnn.cli import progress
 from fastrnn.config import describe
 
-LIBRARIES = (torch.nn, fastrnn.torch)
+LIBRARIES = {PYTORCH: torch.nn, OURS: fastrnn.torch}
 
 
 def packed_run_of(library: Any, task: Task) -> Run:
@@ -77,29 +83,15 @@ class Side:
         return timeit(self.run, number=calls) / calls
 
 
-class Result(NamedTuple):
-    """What is found out about an entry."""
-
-    entry: Entry
-    threads: int
-    seconds: tuple[float, float]  # of a call, torch.nn's and ours, the medians of all rounds
-    spread: float  # of the worst round
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long torch.nn takes."""
-        return self.seconds[0] / self.seconds[1]
-
-
 def measured(entries: Sequence[Entry], threads: int, rounds: int) -> Iterator[Result]:
     """All entries with so many threads."""
     fastrnn.set_num_threads(threads)
     for entry in progress(entries, f"torch modules, threads: {threads}"):
-        theirs, ours = sides = [Side(library, entry, threads) for library in LIBRARIES]
+        theirs, ours = sides = [Side(library, entry, threads) for library in LIBRARIES.values()]
         cases.check_same(str(entry), ours.first, theirs.first)
         times = peers.rounds_of(sides, rounds)
-        medians = tuple(map(float, np.median(times, axis=0)))
-        yield Result(entry, threads, medians, float(peers.deviations(times).max()))
+        seconds = dict(zip(LIBRARIES, map(float, np.median(times, axis=0)), strict=True))
+        yield Result(entry, threads, seconds, float(peers.deviations(times).max()))
 
 
 # -- report ------------------------------------------------------------------------------------------------------------
@@ -139,7 +131,7 @@ def case_rows(results: Sequence[Result]) -> list[list[str]]:
         [
             str(r.entry),
             str(r.threads),
-            *map(shown, r.seconds),
+            *map(shown, r.seconds.values()),
             ratio_shown(r.ratio) + (" ~" if r.spread > NOISY else ""),
         ]
         for r in results
@@ -197,13 +189,17 @@ def main() -> int:
     parser.add_argument("--threads", type=peers.thread_counts, default=[1], metavar="N,M", help="default: 1")
     parser.add_argument("--quick", action="store_true", help="3 rounds, the first case of each regime, none large")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"at least {peers.FEWEST_ROUNDS} (default: 7)")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures, for limits.py")
     args = parser.parse_args()
     rounds = max(peers.FEWEST_ROUNDS, args.rounds or (3 if args.quick else 7))
     entries = grid(args.cases, args.quick)
     if not entries:
         print(f"no case has {args.cases.pattern!r}", file=sys.stderr)
         return 2
-    print(report([result for threads in args.threads for result in measured(entries, threads, rounds)], rounds))
+    results = [result for threads in args.threads for result in measured(entries, threads, rounds)]
+    print(report(results, rounds))
+    if args.json:
+        args.json.write_text(json.dumps(record(results, list(LIBRARIES), rounds), indent=1) + "\n")
     return 0
 
 

@@ -19,9 +19,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
 
-import dask.bag
 import numpy as np
 import vowels
+
+try:
+    import dask.bag
+except ImportError as missing:
+    raise SystemExit(f"needs {missing.name}: pip install dask") from None
 
 import fastrnn
 

@@ -17,7 +17,11 @@ import argparse
 
 import numpy as np
 import vowels
-from mpi4py import MPI
+
+try:
+    from mpi4py import MPI
+except ImportError as missing:
+    raise SystemExit(f"needs {missing.name}: pip install mpi4py, and an MPI") from None
 
 import fastrnn
 

@@ -13,10 +13,14 @@ import argparse
 from statistics import median
 from time import perf_counter
 
-import torch
 import vowels
-from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
+
+try:
+    import torch
+    from torch import nn
+    from torch.nn.utils.rnn import pack_padded_sequence
+except ImportError as missing:
+    raise SystemExit(f'needs {missing.name}: pip install "fastrnn[torch]"') from None
 
 import fastrnn.torch
 

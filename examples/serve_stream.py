@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -26,9 +27,12 @@ HIDDEN = 64
 def train(folder: Path, epochs: int) -> None:
     """Train in PyTorch; save the weights for PyTorch (model.pt), and for fastrnn (gru.fastrnn, head.npz)."""
     import numpy as np
-    import torch
     import vowels
 
+    try:
+        import torch
+    except ImportError:
+        raise SystemExit('training needs torch: pip install "fastrnn[torch]"') from None
     import fastrnn
 
     torch.set_num_threads(1)  # more are no help at this size
@@ -85,8 +89,10 @@ def fastrnn_step(folder: Path):
 
 
 def serve(library: str, folder: Path, utterances: int) -> dict:
-    """Run test utterances frame by frame: the time to be ready, peak memory, time of a step, and the logits."""
+    """Run test utterances frame by frame: time to import and to be ready, peak memory, time of a step, the logits."""
     start = perf_counter()
+    import_module(library)
+    imported = perf_counter() - start
     step = {"torch": torch_step, "fastrnn": fastrnn_step}[library](folder)
     ready = perf_counter() - start
     assert ("torch" in sys.modules) == (library == "torch")
@@ -102,7 +108,7 @@ def serve(library: str, folder: Path, utterances: int) -> dict:
             scores, h = step(frame, h)
             times.append(perf_counter() - start)
         logits.append(scores.tolist())
-    return {"ready": ready, "memory": peak_memory(), "step": median(times), "logits": logits}
+    return {"imported": imported, "ready": ready, "memory": peak_memory(), "step": median(times), "logits": logits}
 
 
 def peak_memory() -> float:
@@ -132,9 +138,10 @@ def main() -> None:
         for library in ("torch", "fastrnn"):
             me = [sys.executable, __file__, "--utterances", str(options.utterances)]
             found[library] = json.loads(subprocess.check_output([*me, "--serve", library, folder]))
-    print("server   ready after  peak memory  median step")
+    print("server   ready after  peak memory  median step  import alone")
     for library, it in found.items():
-        print(f"{library:8} {it['ready']:9.3f} s  {it['memory']:8.0f} MB  {1e6 * it['step']:8.1f} us")
+        ready, imported, step = f"{it['ready']:9.3f} s", f"{it['imported']:10.3f} s", f"{1e6 * it['step']:8.1f} us"
+        print(f"{library:8} {ready}  {it['memory']:8.0f} MB  {step}  {imported}")
     report([it["logits"] for it in found.values()])
 
 

@@ -13,12 +13,16 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
-import torch.distributed
-import torch.multiprocessing
 import vowels
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+
+try:
+    import torch
+    import torch.distributed
+    import torch.multiprocessing
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
+except ImportError as missing:
+    raise SystemExit(f'needs {missing.name}: pip install "fastrnn[torch]"') from None
 
 import fastrnn.torch
 
