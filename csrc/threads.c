@@ -3,7 +3,9 @@
  * wants, the others go on sleeping.
  *
  * One caller at a time has the pool; another one meanwhile does its work alone, with the same bits. Workers wait for
- * the next task by spinning for a while, since a call is often followed by another, and then sleep. A forked child
+ * the next task by spinning for a while, since a call is often followed by another, and then sleep. What a worker has
+ * not begun when the caller is done with its own part, the caller does as well: who is asleep, or has no processor, is
+ * not waited for. (A part that meets others at a barrier has always been begun by then.) A forked child
  * starts without the pool, whatever its parent's was doing. No OpenMP: a second runtime would clash with PyTorch's. */
 #define _GNU_SOURCE
 #include "frnn.h"
@@ -73,6 +75,7 @@ enum {
 
 typedef struct worker {
     _Alignas(64) atomic_uint round; /* of tasks it has been called to */
+    atomic_uint begun;              /* the last one whose part of it somebody does or has done: one at most behind */
     bool asleep;
     pthread_cond_t wake;
     pthread_t thread;
@@ -160,14 +163,22 @@ static void wait_for_round_after(worker *me, unsigned seen)
     pthread_mutex_unlock(&pool.sleep);
 }
 
+/* Does this part of the task if nobody else has begun with it; `before`: the round before this. */
+static void do_part(int part, unsigned before)
+{
+    if (!atomic_compare_exchange_strong(&pool.of_part[part].begun, &before, before + 1))
+        return;
+    pool.task(pool.job, part, pool.parts);
+    atomic_fetch_sub_explicit(&pool.running, 1, memory_order_release);
+}
+
 static void *work(void *arg)
 {
     int part = (int)(intptr_t)arg;
     frnn_flush();
     for (unsigned seen = 0;; seen++) {
         wait_for_round_after(&pool.of_part[part], seen);
-        pool.task(pool.job, part, pool.parts);
-        atomic_fetch_sub_explicit(&pool.running, 1, memory_order_release);
+        do_part(part, seen);
     }
     return NULL;
 }
@@ -190,6 +201,7 @@ static bool start(int part)
     worker *new = &pool.of_part[part];
     sigset_t all, before;
     atomic_store(&new->round, 0);
+    atomic_store(&new->begun, 0);
     new->asleep = false;
     pthread_cond_init(&new->wake, NULL);
     sigfillset(&all);
@@ -248,6 +260,8 @@ static void run_shared(frnn_task task, void *job, int parts)
             wake_elsewhere(&pool.of_part[part]);
     pthread_mutex_unlock(&pool.sleep);
     task(job, 0, parts);
+    for (int part = 1; part < parts; part++)
+        do_part(part, atomic_load_explicit(&pool.of_part[part].round, memory_order_relaxed) - 1);
     while (atomic_load_explicit(&pool.running, memory_order_acquire))
         rest(&m);
     rested(&m);

@@ -81,6 +81,28 @@ static void check_run(void)
     REQUIRE(counted(4) == 4);
 }
 
+/* Of parts that do not meet, each is done once, by its worker or by the caller; those of 64 workers on some processors
+ * are done by both. */
+static void tick(void *job, int part, int parts)
+{
+    work *w = job;
+    REQUIRE(w->parts == parts);
+    w->calls[part]++;
+}
+
+static void check_apart(void)
+{
+    for (int round = 0; round < 2000; round++) {
+        int want = round % 50 ? 2 + round % 3 : MOST;
+        work w = {.parts = want};
+        if (round % 500 == 499)
+            usleep(2000); /* the workers fall asleep */
+        frnn_run(tick, &w, want, nameless);
+        for (int part = 0; part < MOST; part++)
+            REQUIRE(w.calls[part] == (part < want));
+    }
+}
+
 /* ---- what is worth several threads, told how long it took: what a machine does meanwhile is its own affair -------- */
 
 /* Of so many calls of a kind, those on two threads. A call takes `alone` seconds on one, `shared` on two, but each n-th
@@ -262,6 +284,7 @@ int main(void)
     alarm(120);
     check_flush();
     check_run();
+    check_apart();
     check_policy();
     check_callers();
     check_nested();
