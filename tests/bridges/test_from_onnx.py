@@ -37,10 +37,10 @@ def weights(op, end, input_size=I, hidden_size=H, D=1, dtype=np.float32):
     return {name + end: fed[name] for name in "WRB"}
 
 
-def run(parsed, x):
+def run(parsed, x, **more):
     """What ONNX Runtime makes of x."""
     session = onnxruntime.InferenceSession(parsed.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
+    return session.run(None, {"x": x, **more})[0]
 
 
 def close(actual, expected):
@@ -213,6 +213,54 @@ def test_bodies_of_loops():
     parsed = model(text, weights("GRU", ""), inputs="float[T, B, 3] x, float[1, B, 4] h")
     (name, layer), *more = from_onnx(parsed).items()
     assert (name, repr(layer), more) == ("deep", "GRU(3, 4)", [])
+
+
+def test_bodies_of_scans():
+    text = """
+        end, y = Scan <num_scan_inputs = 1, body = step (h_in, part) => (h_out, Y) {
+            [deep] Y, h_out = GRU <hidden_size = 4, linear_before_reset = 1> (part, W, R, B, , h_in)
+        }> (h, x)
+    """
+    parsed = model(text, weights("GRU", ""), inputs="float[N, T, B, 3] x, float[1, B, 4] h")
+    (name, layer), *more = from_onnx(parsed).items()
+    assert (name, repr(layer), more) == ("deep", "GRU(3, 4)", [])
+    x, h = np.random.default_rng(0).standard_normal((3, 2, 5, I), np.float32), np.ones((1, 5, H), np.float32)
+    close(layer(x.reshape(6, 5, I), h)[0].reshape(3, 2, 1, 5, H), run(parsed, x, h=h))
+
+
+def test_graphs_in_the_graphs_of_scans():
+    """A Scan in a branch, in its body another Scan and branches; their weights come from any graph around them."""
+    text = """
+        y = If (condition) <
+            else_branch = other () => (a) { a = Identity (x) },
+            then_branch = one () => (b) {
+                R1 = Identity (R)
+                b = Scan <num_scan_inputs = 1, body = outer (part) => (c) {
+                    W2 = Identity (W)
+                    d = Scan <num_scan_inputs = 1, body = inner (step) => (e) {
+                        [deep] e = RNN <hidden_size = 4> (step, W2, R1, B)
+                    }> (part)
+                    c = If (condition) <
+                        then_branch = two () => (f) { [deeper] f = RNN <hidden_size = 4> (x, W2, R1) },
+                        else_branch = three () => (g) { [own] g = RNN <hidden_size = 4> (x, W2, R) }
+                    >
+                }> (x)
+            }
+        >
+    """
+    arrays = weights("RNN", "")
+    parsed = model(text, arrays, inputs="bool condition, float[M, N, T, B, 3] x")
+    branch = parsed.graph.node[0].attribute[1].g.node[1].attribute[1].g.node[2].attribute[1].g
+    branch.initializer.append(numpy_helper.from_array(np.full((1, H, H), 2, np.float32), "R"))
+    layers = from_onnx(parsed)
+    assert {name: repr(layer) for name, layer in layers.items()} == {
+        "deep": "RNN(3, 4)",
+        "deeper": "RNN(3, 4, bias=False)",
+        "own": "RNN(3, 4, bias=False)",
+    }
+    for name, layer in layers.items():
+        np.testing.assert_array_equal(layer.params["weight_ih_l0"], arrays["W"][0])
+        assert (layer.params["weight_hh_l0"] == (2 if name == "own" else arrays["R"][0])).all()
 
 
 def test_functions_are_opened():

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # it must be known before the first import
 
@@ -484,6 +485,16 @@ def test_file_of_keras_2_gives_the_same(make, tmp_path):
     model.save(tmp_path / "model.h5")
     as_keras_2(tmp_path / "model.h5")
     same(from_keras(tmp_path / "model.h5"), from_keras(model))
+
+
+@pytest.mark.parametrize("file", ["2.3.4.h5", "2.15.1.h5", "2.15.1.keras"])
+def test_file_that_keras_2_wrote_itself(file):
+    """By keras_2/write.py, in the TensorFlow of that version."""
+    path = Path(__file__).parent / "keras_2" / file
+    layers, found = from_keras(path), np.load(path.with_suffix(".npz"))
+    assert list(found) == [f"{name} {part}" for name in layers for part in ("x", "out")]
+    for name, layer in layers.items():
+        close([layer(found[f"{name} x"])[0]], [found[f"{name} out"]], "float32")
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

@@ -6,7 +6,7 @@ T time steps, B batch, I input size, H hidden size, L layers, D directions.
 
 from __future__ import annotations
 
-import importlib.util
+import copy
 import io
 import logging
 import warnings
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import fastrnn.onnx
+import fastrnn.torch
 
 T, B, I, H = 6, 2, 3, 5
 CELLS = {"rnn": (nn.RNN, {}), "relu": (nn.RNN, {"nonlinearity": "relu"}), "gru": (nn.GRU, {}), "lstm": (nn.LSTM, {})}
@@ -112,17 +113,42 @@ def test_weights_that_are_not_folded():
     check(module, model, x)
 
 
-if importlib.util.find_spec("onnxscript"):  # which the exporter needs, and PyTorch does not bring
+BY_DYNAMO = {  # whether T and B may vary; a hidden size: large weights it does not fold. Both take it seconds
+    "plain": (True, H),
+    "stacked": (False, 72),
+    "bidirectional": (False, H),
+    "both": (True, 72),
+    "batch-first": (True, H),
+    "no-bias": (False, 72),
+}
 
-    @pytest.mark.parametrize("cell", ["gru", "lstm"])  # RNN it unrolls
-    @pytest.mark.parametrize("stack", STACKS)
-    @pytest.mark.parametrize("free", [False, True])
-    @pytest.mark.parametrize("hidden_size", [H, 72], ids=["small", "large"])  # large weights it does not fold
-    def test_what_dynamo_exports(cell, stack, free, hidden_size, caplog):
-        caplog.set_level(logging.CRITICAL)
-        torch.manual_seed(0)
-        module, x = Tagger(cell, hidden_size, **STACKS[stack]), torch.randn(T, B, 4)
-        check(module, exported_by_dynamo(module, x, free), x)
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])  # RNN it unrolls
+@pytest.mark.parametrize("stack", BY_DYNAMO)
+def test_what_dynamo_exports(cell, stack, caplog):
+    caplog.set_level(logging.CRITICAL)
+    torch.manual_seed(0)
+    free, hidden_size = BY_DYNAMO[stack]
+    module, x = Tagger(cell, hidden_size, **STACKS[stack]), torch.randn(T, B, 4)
+    check(module, exported_by_dynamo(module, x, free), x)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_our_modules_are_exported_as_those_of_pytorch(cell, exporter, caplog):
+    caplog.set_level(logging.CRITICAL)
+    torch.manual_seed(0)
+    module, x = Tagger(cell, num_layers=2, bidirectional=True), torch.randn(T, B, 4)
+    twin = fastrnn.torch.accelerate(copy.deepcopy(module))
+    assert type(twin.stack).__module__ == "fastrnn.torch"
+    theirs, ours = (
+        exported(one, x, names=["x"]) if exporter == "torchscript" else exported_by_dynamo(one, x)
+        for one in (module, twin)
+    )
+    assert [node.op_type for node in ours.graph.node] == [node.op_type for node in theirs.graph.node]
+    session = onnxruntime.InferenceSession(ours.SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        close(session.run(None, {"x": x.numpy()})[0], module(x))
 
 
 def test_initial_states_are_given_to_the_layer():
