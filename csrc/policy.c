@@ -12,11 +12,13 @@ enum {
     RECORDS = 64,
     APART = 2,         /* calls from one trial of the slower way to the next: at first, ... */
     MOST_APART = 4000, /* ... and in the end */
+    WARM = 3,          /* calls of a trial of several threads, if they are short: the first may have to wake them */
 };
 
 static const double ALONE_FOR = 0.3;  /* seconds after which several threads are tried again, at the latest */
 static const double SHARED_FOR = 3;   /* and one */
 static const double LONG = 0.02;      /* seconds: nobody shall wait for the trial of one thread */
+static const double SHORT = 0.001;    /* seconds: to wake a thread takes far less */
 static const double BETTER = 0.97;    /* several threads have to be quicker by this to be taken */
 static const double KNOWN_FOR = 0.01; /* seconds of calls that an average is over, ... */
 static const double NEWEST = 0.05;    /* ... or 20 calls, if these take longer */
@@ -29,7 +31,7 @@ typedef struct record {
         double time; /* seconds for a unit of work; 0: not known yet */
         int apart;   /* calls from one trial to the next, while it is not taken */
     } way[2];
-    int left; /* calls to the next trial */
+    int left; /* calls to the next trial; below 0 those of it so far */
 } record;
 
 static record records[RECORDS];
@@ -59,6 +61,12 @@ static int until_trial(const record *r, int way, double work)
     double calls = (way == SHARED ? ALONE_FOR : SHARED_FOR) / (r->way[!way].time * work);
     int most = calls > MOST_APART ? MOST_APART : calls > APART ? (int)calls : APART;
     return r->way[way].apart < most ? r->way[way].apart : most;
+}
+
+/* Whether the call of a trial, not a quick one, was its last. */
+static int last_try(record *r, int way, double seconds)
+{
+    return way == ALONE || seconds > SHORT || --r->left <= -WARM;
 }
 
 /* A trial makes the next one of that way later; if it was in vain, the way in use returns the sooner, should it ever be
@@ -101,14 +109,14 @@ void frnn_note(frnn_kind kind, int parts, double seconds, double idle)
     if (taken())
         return;
     record *r = record_of(kind.key);
-    int way = parts > 1 ? SHARED : ALONE, was = best_way(r);
-    learn(&r->way[way].time, seconds / kind.work, way == was, kind.work);
+    int way = parts > 1 ? SHARED : ALONE, was = best_way(r), in_use = way == was && r->way[!way].time != 0;
+    learn(&r->way[way].time, seconds / kind.work, in_use, kind.work);
     if (way == SHARED && seconds > LONG) /* one alone would take as often what the caller did not wait */
         learn(&r->way[ALONE].time, parts * (seconds - idle) / kind.work, 0, kind.work);
-    int is = best_way(r);
-    if (way != was)
+    int is = best_way(r), ended = is != was || (way != was && last_try(r, way, seconds));
+    if (ended && way != was)
         tried(r, way, is == was);
-    if (way != was || is != was)
+    if (ended)
         r->left = until_trial(r, !is, kind.work);
     give();
 }
