@@ -17,7 +17,7 @@ enum {
 
 static const double ALONE_FOR = 0.3;  /* seconds after which several threads are tried again, at the latest */
 static const double SHARED_FOR = 3;   /* and one */
-static const double LONG = 0.02;      /* seconds: nobody shall wait for the trial of one thread */
+static const double LONG = 0.003;     /* seconds on several threads: nobody shall wait for a trial of one */
 static const double SHORT = 0.001;    /* seconds: to wake a thread takes far less */
 static const double BETTER = 0.97;    /* several threads have to be quicker by this to be taken */
 static const double KNOWN_FOR = 0.01; /* seconds of calls that an average is over, ... */
