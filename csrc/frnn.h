@@ -174,11 +174,11 @@ int frnn_isa_at(int i, frnn_isa *isa);
 /* The compiler that built this, for `fastrnn info`. */
 const char *frnn_compiler(void);
 
-/* frnn_run: task(job, part, parts) for every part on a thread of its own, the caller's among them; returns when all
- *   have. parts is `want`, or fewer: 1 where another caller has the threads, at most FRNN_MOST_THREADS. A task must do
- *   the whole work however many share it. Subnormals are flushed to zero meanwhile. kind: for frnn_note, which a key of
- *   0 spares.
- * frnn_barrier: inside a task, waits until all parts have come here.
+/* frnn_run: task(job, part, parts) once for every part, each on a thread of its own, the caller's among them; a part
+ *   that no thread has begun when the caller has done its own, the caller does too. Returns when all are done. parts is
+ *   `want`, or fewer: 1 where another caller has the threads, at most FRNN_MOST_THREADS. A task must do the whole work
+ *   however many share it. Subnormals are flushed to zero meanwhile. kind: for frnn_note, which a key of 0 spares.
+ * frnn_barrier: inside a task, waits until all parts have come here; all do, or none.
  * frnn_worth: whether to want several parts for a job of this kind, by what such jobs took so far; now and then the
  *   way that was slower, to see whether it still is.
  * frnn_note: what one took: its parts, seconds, and how many of these the caller waited for others. frnn_run calls it.

@@ -5,8 +5,8 @@
  * One caller at a time has the pool; another one meanwhile does its work alone, with the same bits. Workers wait for
  * the next task by spinning for a while, since a call is often followed by another, and then sleep. What a worker has
  * not begun when the caller is done with its own part, the caller does as well: who is asleep, or has no processor, is
- * not waited for. (A part that meets others at a barrier has always been begun by then.) A forked child
- * starts without the pool, whatever its parent's was doing. No OpenMP: a second runtime would clash with PyTorch's. */
+ * not waited for. (Where parts meet at barriers, all have begun by then.) A forked child starts without the pool,
+ * whatever its parent's was doing. No OpenMP: a second runtime would clash with PyTorch's. */
 #define _GNU_SOURCE
 #include "frnn.h"
 
@@ -75,7 +75,7 @@ enum {
 
 typedef struct worker {
     _Alignas(64) atomic_uint round; /* of tasks it has been called to */
-    atomic_uint begun;              /* the last one whose part of it somebody does or has done: one at most behind */
+    atomic_uint begun;              /* the last of them that somebody, it or the caller, has begun with */
     bool asleep;
     pthread_cond_t wake;
     pthread_t thread;

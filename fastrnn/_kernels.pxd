@@ -143,6 +143,9 @@ ctypedef fused real:
 cdef const frnn_f32* f32
 cdef const frnn_f64* f64
 
+# Weights from which on packing or a step lets other Python threads run meanwhile: some 20 us of work.
+cdef Py_ssize_t LONG
+
 # The C functions themselves are linked into _kernels alone; the other modules reach them through it.
 cdef void run(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil
 cdef void barrier(int parts) noexcept nogil

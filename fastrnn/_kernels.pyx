@@ -10,7 +10,7 @@ from libc.string cimport memmove
 from numpy import ndarray, zeros
 
 cdef double MOST_BYTES = 2.0**50  # _check.MAX_BYTES
-cdef Py_ssize_t LONG = 1 << 18  # weights whose packing lets other Python threads run meanwhile
+cdef Py_ssize_t LONG = 1 << 18
 
 
 def instruction_sets():

@@ -8,6 +8,7 @@ loops, started from the bias instead of a hoisted projection: the same sums in t
 
 from fastrnn._arrays cimport WRITEABLE, Array, address
 from fastrnn._kernels cimport (
+    LONG,
     Memory,
     flush,
     gemm,
@@ -36,9 +37,6 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from fastrnn._records import GATES
-
-# Weights of a stack above which a step lets other Python threads run meanwhile: some 20 us of work.
-cdef Py_ssize_t LONG = 1 << 18
 
 cdef enum Cell:
     RNN_TANH

@@ -7,10 +7,10 @@ T times, B batch, I input size, H hidden size.
 from __future__ import annotations
 
 import tracemalloc
-from contextlib import contextmanager
 
 import pytest
 import torch
+from test_memory import traced
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.profiler import ProfilerActivity, profile
 from torch_cases import CELLS, STACKS, H, each_cell, packed, quiet
@@ -20,16 +20,6 @@ import fastrnn.torch
 pytestmark = [*quiet, pytest.mark.usefixtures("compiled")]
 
 T, B, I = 256, 64, 256  # 16 MB
-
-
-@contextmanager
-def traced():
-    """Memory is traced meanwhile."""
-    tracemalloc.start()
-    try:
-        yield
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("stack", ["plain", "both"])
