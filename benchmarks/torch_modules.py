@@ -23,6 +23,7 @@ import cases
 import numpy as np
 import peers
 from _peer_grid import OURS, PYTORCH, Entry, Result, grid
+from _peer_memory import keep_what_is_freed
 from _peer_report import bold_if, ratio_shown, record, table
 from _peer_task import Run, Task, one_or_pair
 from _peer_worker import first_results
@@ -86,6 +87,7 @@ class Side:
 def measured(entries: Sequence[Entry], threads: int, rounds: int) -> Iterator[Result]:
     """All entries with so many threads."""
     fastrnn.set_num_threads(threads)
+    keep_what_is_freed()
     for entry in progress(entries, f"torch modules, threads: {threads}"):
         theirs, ours = sides = [Side(library, entry, threads) for library in LIBRARIES.values()]
         cases.check_same(str(entry), ours.first, theirs.first)

@@ -13,6 +13,7 @@ from fastrnn._kernels cimport (
     copy,
     gemm,
     lanes,
+    new_array,
     outer,
     pack_columns,
     real,
@@ -32,8 +33,6 @@ from fastrnn._rows cimport (
 from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, shares_of, view_of
 
 from libc.string cimport memcpy, memset
-
-from numpy import empty
 
 from fastrnn._records import Grads
 
@@ -173,11 +172,11 @@ cdef tuple weights_of(object it):
 cdef tuple new_weights(object call, Py_ssize_t GH, object dtype):
     """Arrays for the gradients of the weights, None where there is none."""
     return (
-        empty((GH, call.I), dtype),
-        empty((GH, call.P), dtype),
-        None if call.b_ih is None else empty((GH,), dtype),
-        None if call.b_hh is None else empty((GH,), dtype),
-        None if call.w_hr is None else empty((call.P, call.H), dtype),
+        new_array((GH, call.I), dtype),
+        new_array((GH, call.P), dtype),
+        None if call.b_ih is None else new_array((GH,), dtype),
+        None if call.b_hh is None else new_array((GH,), dtype),
+        None if call.w_hr is None else new_array((call.P, call.H), dtype),
     )
 
 
@@ -196,7 +195,7 @@ cdef class Backward:
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.lddz = spread(width, self.itemsize)
         j.G = call.w_hh.shape[0] // j.H
-        x = empty(call.x.shape, dtype)
+        x = new_array(call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
         w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j.G * j.H, dtype) if into is None else weights_of(into)

@@ -163,13 +163,15 @@ cdef struct Block:
 
 
 cdef class Memory:
-    """A block of uninitialised memory, aligned to a cache line; workspaces are recycled from call to call."""
+    """A block of uninitialised memory, aligned to a cache line, to be used again by later calls. lasting: it may be kept
+    for long, so it is to be no larger than need be."""
 
     cdef Block block
     cdef char* at
     cdef readonly Py_ssize_t size
 
 
+cpdef object new_array(tuple shape, object dtype)
 cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed)
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K)
 cdef Memory joined(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first)

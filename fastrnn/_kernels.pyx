@@ -3,11 +3,12 @@
 
 from fastrnn._arrays cimport ALIGNED, C_CONTIGUOUS, Array, address, fields
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
 from libc.string cimport memmove
 
-from numpy import ndarray, zeros
+from numpy import empty, ndarray, zeros
 
 cdef double MOST_BYTES = 2.0**50  # _check.MAX_BYTES
 cdef Py_ssize_t LONG = 1 << 18
@@ -130,12 +131,13 @@ def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
     return (T, B, I, H, P) if is_plain(h0, size, 2, B, P) and is_plain(c0, size, 2, B, H) else None
 
 
-# ---- workspaces -----------------------------------------------------------------------------------------------------
+# ---- workspaces and results -----------------------------------------------------------------------------------------
 
 # The system takes microseconds for a page, and, where a hypervisor has to find it first, milliseconds for a huge one: a
-# pass that allocated its workspaces afresh would spend up to half of its time there. Some blocks are kept instead, the
-# oldest going first.
+# pass that allocated its workspaces and results afresh would spend up to half of its time there. Some blocks are kept
+# instead, the oldest going first.
 cdef enum:
+    LEAST_BYTES = 32 << 10  # less, the C library has at hand
     SPARES = 32
     SPARE_BYTES = 256 << 20  # a block of half of it at most: the tape of a large training batch
     HUGE_BYTES = 8 << 20  # from here on pages of 2 MiB are worth having: less to look up, fewer to be handed out
@@ -172,12 +174,12 @@ cdef Block pop_spare(int i) noexcept:
     return found
 
 
-cdef Block new_block(Py_ssize_t size) except *:
-    """A spare block at least this large but not wastefully so, else a new one."""
+cdef Block new_block(Py_ssize_t size, Py_ssize_t slack) except *:
+    """A spare block at least this large, by no more than the slack, else a new one."""
     cdef int i, best = -1
     cdef Block block
     for i in range(n_spares):
-        if size <= spares[i].room <= 2 * size + 4096 and (best < 0 or spares[i].room < spares[best].room):
+        if size <= spares[i].room <= size + slack and (best < 0 or spares[i].room < spares[best].room):
             best = i
     if best >= 0:
         return pop_spare(best)
@@ -195,7 +197,7 @@ cdef Block new_block(Py_ssize_t size) except *:
 
 cdef void drop_block(Block block) noexcept:
     global n_spares, spare_bytes
-    if block.room > SPARE_BYTES // 2:
+    if not LEAST_BYTES <= block.room <= SPARE_BYTES // 2:
         PyMem_RawFree(block.start)
         return
     while n_spares == SPARES or (n_spares and spare_bytes + block.room > SPARE_BYTES):
@@ -206,14 +208,25 @@ cdef void drop_block(Block block) noexcept:
 
 
 cdef class Memory:
-    def __cinit__(self, Py_ssize_t size):
+    def __cinit__(self, Py_ssize_t size, bint lasting=False):
         self.size = size
-        self.block = new_block(size)
+        self.block = new_block(size, size // 4 if lasting else size + 4096)
         self.at = <char*>((<uintptr_t>self.block.start + 63) // 64 * 64)
 
     def __dealloc__(self):
         if self.block.start is not NULL:
             drop_block(self.block)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.at, self.size, False, flags)
+
+
+cpdef object new_array(tuple shape, object dtype):
+    """As numpy.empty; a large one in a block that is kept when nobody needs the array any more."""
+    cdef Py_ssize_t bytes = dtype.itemsize, n
+    for n in shape:
+        bytes *= n
+    return ndarray(shape, dtype, Memory(bytes, True)) if bytes >= LEAST_BYTES else empty(shape, dtype)
 
 
 # ---- packed weights -------------------------------------------------------------------------------------------------

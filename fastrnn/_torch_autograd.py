@@ -254,7 +254,7 @@ class Pass:
         h_0, c_0 = self._states(h0), self._states(c0)
         last, ends = len(by_k) // spec.D - 1, []
         for l in range(last + 1):
-            out = self._room(array, l == last)
+            out = self._room(array, l == last, backend)
             for k, half in self._halves(l, out):
                 h, c = None if h_0 is None else h_0[k], None if c_0 is None else c_0[k]
                 call = spec.call(array, by_k[k], h, c, ragged, k % spec.D == 1)
@@ -262,10 +262,13 @@ class Pass:
                 ends.append((h, c))
                 if taped:
                     self.tapes.append(Tape(call, half, saved, backend))  # nobody else has these arrays
-            array = out if l == last or not self.dropout else out * self._noise(l, out)
+            array = out
+            if l < last and self.dropout:
+                array = np.multiply(out, self._noise(l, out), out=backend.new_array(out.shape, out.dtype))
         shown = layout.outward(out)
         if taped:  # the caller may change what is given out
-            shown = shown.copy(order="K")
+            kept, shown = shown, backend.new_array(shown.shape, shown.dtype)
+            shown[...] = kept
         h, c = self._joined(ends)
         return [shown, h] if c is None else [shown, h, c]
 
@@ -298,9 +301,9 @@ class Pass:
                     tape = replace(tape, call=replace(tape.call, **dict(zip(NAMES, weights.by_k[k], strict=True))))
                 dh_k, dc_k = None if dh is None else dh[k], None if dc is None else dc[k]
                 found[k] = tape.backend.backward(tape, half, dh_k, dc_k)
-            grad = found[k].x if self.spec.D == 1 else found[k - 1].x + found[k].x
+            grad = found[k].x if self.spec.D == 1 else np.add(found[k - 1].x, found[k].x, out=found[k].x)
             if l and self.noise:
-                grad = grad * self._spread(l, grad)
+                grad *= self._spread(l, grad)
         h, c = self._joined([(grads.h0, grads.c0) for grads in found])
         parts = [getattr(grads, name) for grads in found for name in NAMES]
         return [layout.outward(grad), h, c, *(part for part in parts if part is not None)]
@@ -318,12 +321,12 @@ class Pass:
             array = None if parts[0] is None else parts[0][None] if len(parts) == 1 else np.stack(parts)
             yield array if array is None or self.layout.batched else array[:, 0]
 
-    def _room(self, x: np.ndarray, last: bool) -> np.ndarray:
+    def _room(self, x: np.ndarray, last: bool, backend: Any) -> np.ndarray:
         """A new array for the outputs, rows like x; what the caller will see of it is C-contiguous."""
         *rows, width = *x.shape[:-1], self.spec.D * self.spec.P
         if last and self.layout.batch_first:
-            return np.empty((rows[1], rows[0], width), x.dtype).swapaxes(0, 1)
-        return np.empty((*rows, width), x.dtype)
+            return backend.new_array((rows[1], rows[0], width), x.dtype).swapaxes(0, 1)
+        return backend.new_array((*rows, width), x.dtype)
 
     def _halves(self, l: int, array: np.ndarray | None) -> list[tuple[int, Any]]:
         """Layer l's directions k, each with its columns of an array (..., D*P) or with None."""

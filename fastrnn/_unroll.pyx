@@ -14,6 +14,7 @@ from fastrnn._kernels cimport (
     gemm,
     gemm_unpacked,
     lanes,
+    new_array,
     packed_columns,
     plain,
     real,
@@ -25,7 +26,7 @@ from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, conse
 from libc.math cimport INFINITY, ilogb
 from libc.string cimport memset
 
-from numpy import empty, empty_like, zeros
+from numpy import empty_like, zeros
 
 cdef int threads = 1
 
@@ -371,7 +372,7 @@ cdef class PackedWeights:
         h, c = state_of(h0, j.q.B, j.P, self.dtype), state_of(c0, j.q.B, j.H, self.dtype) if lstm else None
         if h is None or lstm and c is None:
             return None
-        out = empty((j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P), self.dtype)
+        out = new_array((j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P), self.dtype)
         j.q.R, j.q.direct = j.q.T * j.q.B, True
         j.x, j.out = laid_out(a.data, &j.q, j.I, batch_first), laid_out(address(out), &j.q, j.P, batch_first)
         j.h0, j.c = address(h), address(c)
@@ -406,7 +407,7 @@ def forward(call, bint training, out, PackedWeights w):
     ragged, c0, c = call.ragged, None, None
     j.q = sequence_of(call)
     if out is None:
-        out = empty((j.q.R, j.P), w.dtype) if call.x.ndim == 2 else empty((j.q.T, j.q.B, j.P), w.dtype)
+        out = new_array((*call.x.shape[:-1], j.P), w.dtype)
     h = h0 = by_rank(ragged, call.h0, (j.q.B, j.P), w.dtype)
     if call.cell == "lstm":
         c = c0 = by_rank(ragged, call.c0, (j.q.B, j.H), w.dtype)

@@ -157,7 +157,7 @@ def gradient_flow(
     def watch(cell: Tape, dh: np.ndarray, dc: np.ndarray) -> None:
         seen[id(cell)] = dh, dc
 
-    backend = SimpleNamespace(forward=reference.forward, backward=partial(reference.backward, watch=watch))
+    backend = SimpleNamespace(**{**vars(reference), "backward": partial(reference.backward, watch=watch)})
     x, state = _double("x", x), _doubles("state", state, layer)
     grad_out, grad_state = _double("grad_out", grad_out), _doubles("grad_state", grad_state, layer)
     time_major, batched, _, _ = twin._checked(x, state, lengths)  # all that may be wrong, before the pass

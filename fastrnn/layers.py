@@ -251,14 +251,14 @@ class Layer:
         x, batched, initial, ragged = self._checked(x, state, lengths)
         last, ends = self.num_layers - 1, []
         for l in range(self.num_layers):
-            out = self._room(x, l == last)
+            out = self._room(x, l == last, backend)
             for k, half in self._halves(l, out):
                 call = self._call_of(k, x, initial, ragged)
                 _, h, c, saved = backend.forward(call, tape is not None, half, packed and packed[k])
                 ends.append((h, c))
                 if tape is not None:
                     tape.cells.append(Tape.of(call, half, saved, backend))
-            x = out if tape is None or l == last else self._drop(out, tape)
+            x = out if tape is None or l == last else self._drop(out, tape, backend)
         return self._shown(out, batched), self._joined(ends, batched)
 
     def _checked(self, x: Any, state: Any, lengths: Any) -> tuple[np.ndarray, bool, tuple, Ragged | None]:
@@ -283,13 +283,13 @@ class Layer:
         reverse = self.bidirectional and k % 2 == 1
         return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
 
-    def _room(self, x: np.ndarray, last: bool) -> np.ndarray:
+    def _room(self, x: np.ndarray, last: bool, backend: Any) -> np.ndarray:
         """A new array (T, B, D*P); what the caller will see of it is C-contiguous."""
         T, B, _ = x.shape
         width = self.num_directions * self.output_size
         if last and self.batch_first:
-            return np.empty((B, T, width), self.dtype).swapaxes(0, 1)
-        return np.empty((T, B, width), self.dtype)
+            return backend.new_array((B, T, width), self.dtype).swapaxes(0, 1)
+        return backend.new_array((T, B, width), self.dtype)
 
     def _halves(self, l: int, array: Any) -> list[tuple[int, Any]]:
         """Layer l's directions k, each with its columns of an array (T, B, D*P) or with None."""
@@ -298,14 +298,16 @@ class Layer:
         P = self.output_size
         return [(2 * l + d, None if array is None else array[:, :, d * P : (d + 1) * P]) for d in (0, 1)]
 
-    def _drop(self, out: np.ndarray, tape: LayerTape) -> np.ndarray:
+    def _drop(self, out: np.ndarray, tape: LayerTape, backend: Any) -> np.ndarray:
         """Dropout between two layers: a new array."""
         if not self.dropout:
             return out
         keep = self.rng.random(out.shape, np.float32) >= self.dropout
         tape.kept.append(keep)
         with np.errstate(all="ignore"):  # as silent as the kernels
-            return out * keep * tape.scale
+            dropped = np.multiply(out, keep, out=backend.new_array(out.shape, self.dtype))
+            dropped *= tape.scale
+            return dropped
 
     def _shown(self, array: np.ndarray, batched: bool) -> np.ndarray:
         """A time-major array as the caller lays sequences out: a view."""
@@ -344,7 +346,8 @@ class Layer:
         batched = len(tape.shape) == 3
         grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
         dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B, batched)
-        params = Views(flat := np.empty_like(self._own), self._places)
+        flat = tape.cells[0].backend.new_array(self._own.shape, self.dtype)
+        params = Views(flat, self._places)
         weights = params.of(self._cells)
         ends: list[tuple] = [()] * len(weights)
         for l in reversed(range(self.num_layers)):
@@ -357,9 +360,10 @@ class Layer:
                 ends[k] = grads.h0, grads.c0
                 dx.append(grads.x)
             with np.errstate(all="ignore"):
-                grad_out = dx[0] if len(dx) == 1 else dx[0] + dx[1]
+                grad_out = dx[0] if len(dx) == 1 else np.add(dx[0], dx[1], out=dx[0])
                 if l and tape.kept:
-                    grad_out = grad_out * tape.kept[l - 1] * tape.scale
+                    grad_out *= tape.kept[l - 1]
+                    grad_out *= tape.scale
         return LayerGrads(self._shown(grad_out, batched), flat, params, self._joined(ends, batched))
 
     # -- serving and keeping --

@@ -5,9 +5,10 @@ the loops over time."""
 from __future__ import annotations
 
 from . import _gru, _lstm, _rnn, _unroll
+from ._kernels import new_array
 from ._stepper import Stepper, lone_step
 
-__all__ = ["Stepper", "backward", "forward", "pack", "serve"]
+__all__ = ["Stepper", "backward", "forward", "new_array", "pack", "serve"]
 
 _CELLS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 

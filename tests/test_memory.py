@@ -14,14 +14,15 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from strategies import make_case
-from test_layers import KINDS, arguments, make
+from test_layers import KINDS, STACKS, arguments, make, parts
 from trials import backward, call_of, each_cell, each_direction, each_dtype, forward, losses_of
 
 from fastrnn import _kernels, native
 from fastrnn._records import GATES
 
 CHUNK_BYTES = 128 * 1024  # of the hoisted projection, see _unroll.pyx
-KEPT_BYTES = 256 * 2**20  # of workspaces kept for later calls, see _kernels.pyx
+KEPT_BYTES = 256 * 2**20  # of blocks kept for later calls, see _kernels.pyx
+LEAST_BYTES = 32 * 2**10  # of such a block
 TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q
 
 each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
@@ -37,7 +38,7 @@ def traced():
         tracemalloc.stop()
 
 
-def forget_workspaces():
+def forget_blocks():
     """Two blocks as large as any that is kept take the room of all others."""
     blocks = [_kernels.Memory(KEPT_BYTES // 2) for _ in range(2)]
     del blocks
@@ -45,7 +46,7 @@ def forget_workspaces():
 
 def beyond_results(run):
     """The most bytes in use at a time in a call, its results not included."""
-    forget_workspaces()
+    forget_blocks()
     with traced():
         results = run()
         return tracemalloc.get_traced_memory()[1] - sum(a.nbytes for a in results.values())
@@ -77,13 +78,62 @@ def test_workspaces_do_not_grow_with_time(cell, variant, P, dtype, reverse, ragg
     assert forwards[0] < CHUNK_BYTES * (1 + I / gates) + 2 * packed + 10_000
 
 
-def test_kept_workspaces_are_bounded():
-    forget_workspaces()
+def test_kept_blocks_are_bounded():
+    forget_blocks()
     with traced():
         blocks = [_kernels.Memory(10**7) for _ in range(30)]
         assert tracemalloc.get_traced_memory()[0] > 30 * 10**7 > KEPT_BYTES
         del blocks
         assert 10**7 < tracemalloc.get_traced_memory()[0] < KEPT_BYTES
+
+
+# -- results -------------------------------------------------------------------------------------------------------
+
+
+def pass_of(layer, x):
+    """All arrays of a pass forward and back."""
+    out, state, tape = layer.forward(x)
+    grads = layer.backward(tape, np.ones_like(out))
+    return [out, *parts(state), grads.x, grads.flat, *parts(grads.state)]
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("stack", ["plain", "both"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_last_while_anything_refers_to_them(kind, stack):
+    """Their memory is used again, but not before nobody sees it any more, not through a view either."""
+    kind, options = KINDS[kind]
+    layer = kind(64, 64, **options, **STACKS[stack], seed=0)
+    x, other = np.random.default_rng(0).standard_normal((2, 40, 8, 64), np.float32)
+    results = pass_of(layer, x)
+    assert results[0].nbytes > LEAST_BYTES or layer.output_size < 64
+    copies, views = [a.copy() for a in results], [a[..., 1:] for a in results]
+    del results
+    for _ in range(4):
+        pass_of(layer, other)
+    for view, copy in zip(views, copies, strict=True):
+        np.testing.assert_array_equal(view, copy[..., 1:])
+
+
+@pytest.mark.parametrize(("bytes_", "taken"), [(240_000, True), (300_000, False), (190_000, False)])
+def test_a_result_takes_memory_of_about_its_size(bytes_, taken):
+    """It may last: what it would leave unused of a block would be lost as long."""
+    forget_blocks()
+    block = _kernels.Memory(bytes_)
+    place = np.frombuffer(block, np.uint8).ctypes.data
+    del block
+    array = _kernels.new_array((200, 250), np.dtype("f4"))
+    assert (array.ctypes.data == place) is taken
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 5), (7,), (100, 3, 41), (8192,), (64, 50, 20)])
+@each_dtype
+def test_new_arrays_are_as_numpy_makes_them(shape, dtype):
+    array, like = _kernels.new_array(shape, np.dtype(dtype)), np.empty(shape, dtype)
+    assert array.dtype == like.dtype and array.shape == shape and array.strides == like.strides
+    assert array.flags.writeable and array.flags.c_contiguous and array.flags.aligned
+    array[...] = 7
+    assert array.sum() == 7 * array.size
 
 
 # -- the tape --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 import torch
-from test_memory import traced
+from test_memory import forget_blocks, traced
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.profiler import ProfilerActivity, profile
 from torch_cases import CELLS, STACKS, H, each_cell, packed, quiet
@@ -30,6 +30,7 @@ def test_inference_does_not_copy_its_input(cell, layout, stack):
     module = fastrnn.torch.accelerate(kind(I, H, batch_first=layout == "batch-first", **more, **STACKS[stack]))
     x = torch.randn(*{"batch-first": (B, T), "unbatched": (T * B,)}.get(layout, (T, B)), I)
     given = pack_padded_sequence(x, [T] * B) if layout == "packed" else x
+    forget_blocks()
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched, traced():
         out = packed(module(given)[0])
         most = tracemalloc.get_traced_memory()[1]
