@@ -107,13 +107,15 @@ static void gemv(bench *b)
     TIMED(b, 2.0 * K * N) b->k->gemv(N, K, w, K, a, bias, c);
 }
 
-/* Here the sum runs over the rows. */
+/* Here the sum runs over the rows. Long ones of a are an odd number of cache lines apart, as _bptt.pyx spreads them. */
 static void outer(bench *b)
 {
-    ptrdiff_t n = b->n, K = b->K, N = b->N;
-    real *a = operand(b, n * K), *d = operand(b, n * N), *c = operand(b, K * N);
+    ptrdiff_t n = b->n, K = b->K, N = b->N, line = 64 / (ptrdiff_t)sizeof(real), lines = (K + line - 1) / line;
+    ptrdiff_t lda = lines < 64 ? K : (lines | 1) * line;
+    real *a = operand(b, n * lda), *d = operand(b, n * N), *c = operand(b, K * N);
     real *work = operand(b, n * 4 * b->k->lanes);
-    TIMED(b, 2.0 * n * K * N) b->k->outer(1, n, K, N, a, K, d, N, c, N, work);
+    untouched(b, n * (lda - K));
+    TIMED(b, 2.0 * n * K * N) b->k->outer(1, n, K, N, a, lda, d, N, c, N, work);
 }
 
 static void pack_columns(bench *b)

@@ -339,34 +339,44 @@ INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
             __builtin_prefetch(c + r * ldc + v * VL);
 }
 
-/* The vectors run along d, so that c comes out as the gradients are kept; a is read as it stands, a column of it being
- * a row of the tile (packing a, or c transposed, were both slower). */
+/* A panel of outer's result from `deep` rows. The vectors run along d, so that c comes out as the gradients are kept; a
+ * is read as it stands, a column of it being a row of the tile (packing a, or c transposed, were both slower). */
+static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, int far, const real *a, ptrdiff_t lda,
+                        const real *w, real *c, ptrdiff_t ldc)
+{
+    real buf[BUF] ALIGNED;
+    const ptrdiff_t V = (cols + VL - 1) / VL, row = V * VL;
+    for (ptrdiff_t r = 0, m; r < M; r += m) {
+        real *cr = c + r * ldc;
+        start from = more ? start_at(V, cr, ldc, VL) : start_at(V, zeros, 0, VL);
+        m = tile_rows(M - r, V);
+        if (far)
+            fetch_rows(least(m, M - r - m), V, cr + m * ldc, ldc);
+        if (cols == row) {
+            int ahead = deep * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);
+            (ahead ? tile_ahead : tiles[V - 1][m - 1])(deep, a + r, 1, lda, w, FIELDS(from), cr, ldc);
+            continue;
+        }
+        if (more) {
+            for (ptrdiff_t i = 0; i < m; i++)
+                take_columns(cols, cr + i * ldc, buf + i * row);
+            from = start_at(V, buf, row, VL);
+        }
+        tiles[V - 1][m - 1](deep, a + r, 1, lda, w, FIELDS(from), buf, row);
+        for (ptrdiff_t i = 0; i < m; i++)
+            give_columns(cols, buf + i * row, cr + i * ldc);
+    }
+}
+
 static void outer(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d,
                   ptrdiff_t ldd, real *c, ptrdiff_t ldc, real *work)
 {
-    real buf[BUF] ALIGNED;
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
-        ptrdiff_t cols = least(PANEL, N - n), V = (cols + VL - 1) / VL, row = V * VL;
-        pack_columns(K, cols, 0, d + n, ldd, work, K, 0);
-        for (ptrdiff_t r = 0, m; r < M; r += m) {
-            real *cn = c + r * ldc + n;
-            start from = more ? start_at(V, cn, ldc, VL) : start_at(V, zeros, 0, VL);
-            m = tile_rows(M - r, V);
-            if (M * N > NEAR)
-                fetch_rows(least(m, M - r - m), V, cn + m * ldc, ldc);
-            if (cols == row) {
-                int ahead = K * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);
-                (ahead ? tile_ahead : tiles[V - 1][m - 1])(K, a + r, 1, lda, work, FIELDS(from), cn, ldc);
-                continue;
-            }
-            if (more) {
-                for (ptrdiff_t i = 0; i < m; i++)
-                    take_columns(cols, cn + i * ldc, buf + i * row);
-                from = start_at(V, buf, row, VL);
-            }
-            tiles[V - 1][m - 1](K, a + r, 1, lda, work, FIELDS(from), buf, row);
-            for (ptrdiff_t i = 0; i < m; i++)
-                give_columns(cols, buf + i * row, cn + i * ldc);
+        ptrdiff_t cols = least(PANEL, N - n);
+        for (ptrdiff_t k = 0, deep; k < K; k += deep) {
+            deep = (K - k) / 2 < FRNN_DEPTH ? K - k : FRNN_DEPTH;
+            pack_columns(deep, cols, 0, d + k * ldd + n, ldd, work, deep, 0);
+            outer_panel(more || k, deep, M, cols, M * N > NEAR, a + k * lda, lda, work, c + n, ldc);
         }
     }
 }

@@ -3,6 +3,7 @@
 #define FRNN_BYTES 32
 #define FRNN_TILE_ROWS(V) ((V) == 4 ? 3 : (V) == 3 ? 4 : (V) == 2 ? 6 : 8) /* at most 12 accumulators */
 #define FRNN_KEEP(v) __asm__("" : "+x"(v))
+#define FRNN_DEPTH 128
 #define FRNN_PAIRED(V, K) ((void)(V), (void)(K), 1)
 #include "vec_types.h"
 

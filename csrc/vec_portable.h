@@ -9,6 +9,7 @@
  *   put_part(p, v, n)  the reverse
  *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (a third less speed)
  *   FRNN_TILE_ROWS(V)  rows of a tile V vectors wide: as many as the registers hold
+ *   FRNN_DEPTH         rows that outer sums up at a time: their part of a panel stays in L1 while all of c comes and goes
  *   FRNN_PAIRED(V, K)  whether two panels of a lone row, V vectors wide and K deep, are worth taking together
  */
 #define FRNN_BYTES 16
@@ -23,6 +24,7 @@
 #define FRNN_KEEP(v) (void)(v)
 #endif
 #endif
+#define FRNN_DEPTH 128
 #define FRNN_PAIRED(V, K) ((void)(V), (void)(K), 1)
 #include "vec_types.h"
 

@@ -346,8 +346,7 @@ class Layer:
         batched = len(tape.shape) == 3
         grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
         dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B, batched)
-        flat = tape.cells[0].backend.new_array(self._own.shape, self.dtype)
-        params = Views(flat, self._places)
+        params = Views(flat := tape.cells[0].backend.new_array(self._own.shape, self.dtype), self._places)
         weights = params.of(self._cells)
         ends: list[tuple] = [()] * len(weights)
         for l in reversed(range(self.num_layers)):
