@@ -163,8 +163,8 @@ cdef struct Block:
 
 
 cdef class Memory:
-    """A block of uninitialised memory, aligned to a cache line, to be used again by later calls. lasting: it may be kept
-    for long, so it is to be no larger than need be."""
+    """A block of uninitialised memory, aligned to a cache line, to be used again by later calls. lasting: it may be
+    held for long, so it is to be no larger than need be."""
 
     cdef Block block
     cdef char* at
