@@ -34,7 +34,7 @@ import fastrnn
 from fastrnn.cli import progress
 from fastrnn.config import describe
 
-BATCH_SECONDS = 0.005  # at least so long one side runs without a break
+BATCH_SECONDS = 0.005  # about so long one side runs without a break
 CASE_SECONDS = 10.0  # after which a case gets no more than the fewest rounds
 FEWEST_ROUNDS = 5
 NOISY = 0.1  # spread of rounds from which on a case is measured again
@@ -87,9 +87,9 @@ class Figure(NamedTuple):
         return "" if self.spread < NOISY else " ~"
 
 
-def figure_of(runs: Sequence[cases.Run], rounds: int) -> Figure:
-    """Rounds in which all runs have their turn."""
-    counts = [max(1, round(BATCH_SECONDS / seconds_of(run, 2))) for run in runs]
+def figure_of(runs: Sequence[cases.Run], rounds: int, batch: float) -> Figure:
+    """Rounds in which all runs have their turn, of so many seconds or one call."""
+    counts = [max(1, round(batch / seconds_of(run, 2))) for run in runs]
     times: list[list[float]] = []
     stop = perf_counter() + CASE_SECONDS
     while len(times) < rounds and (len(times) < FEWEST_ROUNDS or perf_counter() < stop):
@@ -99,14 +99,14 @@ def figure_of(runs: Sequence[cases.Run], rounds: int) -> Figure:
     return Figure(float(np.median(ours)), float(np.median(theirs / ours)), float((high - low) / middle))
 
 
-def measured(*runs: cases.Run, rounds: int) -> Figure:
+def measured(*runs: cases.Run, rounds: int, batch: float = BATCH_SECONDS) -> Figure:
     """The quietest of some attempts."""
     stop = perf_counter() + CASE_SECONDS
-    best = figure_of(runs, rounds)
+    best = figure_of(runs, rounds, batch)
     for attempt in range(1, ATTEMPTS):  # the second one however long the first took
         if best.spread < NOISY or (attempt > 1 and perf_counter() > stop):
             break
-        best = min(best, figure_of(runs, rounds), key=attrgetter("spread"))
+        best = min(best, figure_of(runs, rounds, batch), key=attrgetter("spread"))
     return best
 
 

@@ -22,13 +22,14 @@ import kernels
 import numpy as np
 from _peer_grid import Entry
 from cases import Case, Run
-from floors import Line, head, measured
+from floors import BATCH_SECONDS, Line, head, measured
 
 import fastrnn
 from fastrnn import _kernels
 from fastrnn.cli import progress
 
 ROUNDS = 9
+THREADS_SECONDS = 0.05  # of a turn where threads are compared: some 50 us of it wake the others up
 IN_USE = cases.config.describe()["instruction set"]
 
 
@@ -149,8 +150,9 @@ def lines() -> Iterator[Callable[[], Line]]:
 def line_of(target: Target, mode: str, case: Case) -> Line:
     """The ratio of each cell."""
     line = Line(f"{target.what}, {mode}, {case}", target.wanted)
+    batch = THREADS_SECONDS if target.sides is threads else BATCH_SECONDS
     for cell in target.cells:
-        found = measured(*target.sides(mode, cell, case), rounds=ROUNDS)
+        found = measured(*target.sides(mode, cell, case), rounds=ROUNDS, batch=batch)
         line.add(f"{cell} {found.ratio:.2f}{found.mark}", target.met(found.ratio))
         fastrnn.set_num_threads(1)
         _kernels.use(IN_USE)

@@ -322,7 +322,7 @@ def written(grads: Grads, into: Grads) -> Grads:
     return grads
 
 
-new_array = np.empty
+new_array = np.empty  # the compiled kernels' takes memory that earlier results left
 
 
 def pack(call: Call) -> None:
