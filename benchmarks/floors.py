@@ -179,13 +179,20 @@ def inference_step(rounds: int) -> Line:
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def traced(run: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that a call leaves behind when its result is dropped, and the most that it had at once."""
+def beyond_result(run: Callable[[], object]) -> int:
+    """Bytes that a call leaves behind, but for its result."""
+    before, _ = tracemalloc.get_traced_memory()
+    result = run()
+    after, _ = tracemalloc.get_traced_memory()
+    return after - before - sum(array.nbytes for array in cases.arrays_of(result))
+
+
+def borrowed(run: Callable[[], object]) -> int:
+    """The most bytes that a call had at once."""
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
     run()
-    after, peak = tracemalloc.get_traced_memory()
-    return after - before, peak - before
+    return tracemalloc.get_traced_memory()[1] - before
 
 
 def workspace() -> Line:
@@ -194,7 +201,7 @@ def workspace() -> Line:
     tiny, short, long = (cases.inference(fastrnn, "lstm", case) for case in (TINY, *LONG))
     tiny()  # the first call of all imports what NumPy puts off
     tracemalloc.start()
-    kept, more = traced(short)[0], traced(long)[0]
+    kept, more = beyond_result(short), beyond_result(long)
     tracemalloc.stop()
     line.add(f"lstm {kept / 1e6:.2f} MB; {more / 1e6:.2f} MB more", more < 1000)
     return line
@@ -220,9 +227,9 @@ def allocations() -> Line:
     seconds_of(step, 10_000)
     blocks = sys.getallocatedblocks() - before - 1  # the number itself
     tracemalloc.start()
-    _, borrowed = traced(lambda: seconds_of(step, 1000))
+    most = borrowed(lambda: seconds_of(step, 1000))
     tracemalloc.stop()
-    line.add(f"lstm {max(blocks, 0)} (at most {borrowed} bytes at a time, given back)", blocks <= 0)
+    line.add(f"lstm {max(blocks, 0)} (at most {most} bytes at a time, given back)", blocks <= 0)
     return line
 
 

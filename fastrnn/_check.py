@@ -175,9 +175,10 @@ def lengths(value: Any, T: int, B: int) -> Ragged | None:
     if array.shape != (B,):
         raise ValueError(f"lengths: needs shape (B,) = {(B,)}, got {array.shape}")
     given, array = array, array.astype(np.intp)  # a value too large for it turns negative
-    if B and (array.min() < 0 or array.max() > T):
+    shortest, longest = (array.min(), array.max()) if B else (T, T)
+    if shortest < 0 or longest > T:
         raise ValueError(f"lengths: needs values in 0..T = 0..{T}, got {given.min()}..{given.max()}")
-    return None if bool((array == T).all()) else Ragged.of(array, T)
+    return None if shortest == T else Ragged.of(array, T)
 
 
 def sizes(T: int, B: int, widest: int, itemsize: int) -> None:

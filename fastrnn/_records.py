@@ -79,7 +79,7 @@ class Ragged:
         order = np.argsort(-lengths, kind="stable")
         by_rank = lengths[order]
         alive = np.searchsorted(-by_rank, -np.arange(T), side="left").astype(np.intp, copy=False)
-        return cls(order, by_rank, alive, _before(alive), bool((np.diff(order) > 0).all()))
+        return cls(order, by_rank, alive, _before(alive), bool((order[1:] > order[:-1]).all()))
 
     @classmethod
     def packed(cls, alive: np.ndarray) -> Ragged:

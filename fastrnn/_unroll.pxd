@@ -49,6 +49,7 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     Sequence q
     View x, out
     const void* h0             # (B, P) by rank
+    void* h_n                  # (B, P) by row: h0, then h after the row's last step; h0's memory if rank is row
     void* c                    # (B, H) by rank, in/out
     void* tape                 # (R, tape_width), or NULL
     Py_ssize_t panel           # elements of room for one of W_ih

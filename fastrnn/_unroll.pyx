@@ -10,6 +10,7 @@ from fastrnn._kernels cimport (
     FRNN_MOST_THREADS,
     Memory,
     barrier,
+    copy,
     frnn_task,
     gemm,
     gemm_unpacked,
@@ -232,6 +233,14 @@ cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_
     barrier(parts)
 
 
+cdef void give_last(const Job* j, const Step* a, Py_ssize_t r1, const real* h) noexcept nogil:
+    """h, that of a step, to h_n for the ranks that have no other."""
+    cdef Py_ssize_t i, row, left = at_work(&j.q, a.s + 1, a.r0, r1) if a.s + 1 < j.q.T else 0
+    for i in range(left, a.n):
+        row = a.r0 + i if j.q.order == NULL else j.q.order[a.r0 + i]
+        copy(1, j.P, h + i * a.ldh, NULL, 0, <real*>j.h_n + row * j.P, NULL, 0)
+
+
 cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int parts, real* work) noexcept nogil:
     """All steps of the ranks r0..r1-1, chunk by chunk: their projections at once, then step by step.
 
@@ -262,6 +271,8 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
             barrier(parts)
             if part == 0 and not j.q.direct:
                 scatter(&j.out, &j.q, P, s, r0, a.n, <const real*>a.h)
+            if part == 0 and (s + 1 == j.q.T or j.q.lengths != NULL):
+                give_last(j, &a, r1, <const real*>a.h)
             a.h_prev, a.ldh_prev = a.h, a.ldh
             z += a.n * GH
         s0 = s1
@@ -310,25 +321,6 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     return 0
 
 
-cdef void last_h(const Job* j, void* to) noexcept nogil:
-    """h of all rows after step T-1, where all rows have it."""
-    if j.wide:
-        gather(&j.out, &j.q, j.P, j.q.T - 1, 0, j.q.B, <double*>to, j.P)
-    else:
-        gather(&j.out, &j.q, j.P, j.q.T - 1, 0, j.q.B, <float*>to, j.P)
-
-
-cdef ragged_h(object call, object out, object h0):
-    """h after each row's last step: from `out`, or, where a row had none, h0."""
-    ragged = call.ragged
-    h_n = by_row(ragged, h0.copy())
-    live = ragged.lengths > 0
-    rows = ragged.order[live]
-    times = 0 if call.reverse else ragged.lengths[live] - 1
-    h_n[rows] = out[times, rows] if out.ndim == 3 else out[ragged.start[times] + rows]
-    return h_n
-
-
 cdef inline Py_ssize_t itemsize(const Job* j) noexcept nogil:
     return 8 if j.wide else 4
 
@@ -375,9 +367,9 @@ cdef class PackedWeights:
         out = new_array((j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P), self.dtype)
         j.q.R, j.q.direct = j.q.T * j.q.B, True
         j.x, j.out = laid_out(a.data, &j.q, j.I, batch_first), laid_out(address(out), &j.q, j.P, batch_first)
-        j.h0, j.c = address(h), address(c)
+        j.h0 = j.h_n = address(h)
+        j.c = address(c)
         run(&j, self, None)
-        last_h(&j, <void*>j.h0)
         return out, (h, c) if lstm else h
 
 
@@ -408,21 +400,18 @@ def forward(call, bint training, out, PackedWeights w):
     j.q = sequence_of(call)
     if out is None:
         out = new_array((*call.x.shape[:-1], j.P), w.dtype)
-    h = h0 = by_rank(ragged, call.h0, (j.q.B, j.P), w.dtype)
+    h0 = by_rank(ragged, call.h0, (j.q.B, j.P), w.dtype)
+    h = by_row(ragged, h0)
     if call.cell == "lstm":
         c = c0 = by_rank(ragged, call.c0, (j.q.B, j.H), w.dtype)
     if training:
         tape = Memory(j.q.R * j.tape_width * itemsize(&j))
-        h, c = h0.copy(), None if c0 is None else c0.copy()
+        h, c = h0.copy() if h is h0 else h, None if c0 is None else c0.copy()
     j.x, j.out = view_of(call.x, &j.q, itemsize(&j)), view_of(out, &j.q, itemsize(&j), True)
-    j.h0, j.c = address(h0), address(c, True)
+    j.h0, j.h_n, j.c = address(h0), address(h, True), address(c, True)
     run(&j, w, tape)
     if j.wide:
         clear_padding(&j.out, &j.q, j.P, <double*>j.out.data)
     else:
         clear_padding(&j.out, &j.q, j.P, <float*>j.out.data)
-    if ragged is None and j.q.T > 0:
-        last_h(&j, address(h, True))
-    elif ragged is not None:
-        h = ragged_h(call, out, h0)
     return out, h, by_row(ragged, c), (tape, j.tape_width, h0, c0) if training else None
