@@ -9,11 +9,11 @@ from fastrnn._arrays cimport address
 from fastrnn._kernels cimport (
     Memory,
     add_rows,
+    array_of,
     barrier,
     copy,
     gemm,
     lanes,
-    new_array,
     outer,
     pack_columns,
     real,
@@ -169,14 +169,15 @@ cdef tuple weights_of(object it):
     return it.w_ih, it.w_hh, it.b_ih, it.b_hh, it.w_hr
 
 
-cdef tuple new_weights(object call, Py_ssize_t GH, object dtype):
+cdef tuple new_weights(object call, const BackJob* j, Py_ssize_t size, object dtype):
     """Arrays for the gradients of the weights, None where there is none."""
+    cdef Py_ssize_t GH = j.G * j.H
     return (
-        new_array((GH, call.I), dtype),
-        new_array((GH, call.P), dtype),
-        None if call.b_ih is None else new_array((GH,), dtype),
-        None if call.b_hh is None else new_array((GH,), dtype),
-        None if call.w_hr is None else new_array((call.P, call.H), dtype),
+        array_of(GH * j.I * size, (GH, j.I), dtype),
+        array_of(GH * j.P * size, (GH, j.P), dtype),
+        None if call.b_ih is None else array_of(GH * size, (GH,), dtype),
+        None if call.b_hh is None else array_of(GH * size, (GH,), dtype),
+        None if call.w_hr is None else array_of(j.P * j.H * size, (j.P, j.H), dtype),
     )
 
 
@@ -195,10 +196,10 @@ cdef class Backward:
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.lddz = spread(width, self.itemsize)
         j.G = call.w_hh.shape[0] // j.H
-        x = new_array(call.x.shape, dtype)
+        x = array_of(call.x.size * self.itemsize, call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
-        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j.G * j.H, dtype) if into is None else weights_of(into)
+        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j, self.itemsize, dtype) if into is None else weights_of(into)
         self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
         j.x, j.dx = view_of(call.x, &j.q, self.itemsize), view_of(x, &j.q, self.itemsize, True)
         j.out, j.grad_out = view_of(tape.out, &j.q, self.itemsize), view_of(grad_out, &j.q, self.itemsize)

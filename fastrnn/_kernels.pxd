@@ -171,7 +171,7 @@ cdef class Memory:
     cdef readonly Py_ssize_t size
 
 
-cpdef object new_array(tuple shape, object dtype)
+cdef object array_of(Py_ssize_t bytes, tuple shape, object dtype)
 cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed)
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K)
 cdef Memory joined(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first)

@@ -137,7 +137,7 @@ def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
 # pass that allocated its workspaces and results afresh would spend up to half of its time there. Some blocks are kept
 # instead, the oldest going first.
 cdef enum:
-    LEAST_BYTES = 32 << 10  # less, the C library has at hand
+    LEAST_BYTES = 32 << 10  # of a result: less, the C library has at hand
     SPARES = 32
     SPARE_BYTES = 256 << 20  # a block of half of it at most: the tape of a large training batch
     HUGE_BYTES = 8 << 20  # from here on pages of 2 MiB are worth having: less to look up, fewer to be handed out
@@ -197,7 +197,7 @@ cdef Block new_block(Py_ssize_t size, Py_ssize_t slack) except *:
 
 cdef void drop_block(Block block) noexcept:
     global n_spares, spare_bytes
-    if not LEAST_BYTES <= block.room <= SPARE_BYTES // 2:
+    if block.room > SPARE_BYTES // 2:
         PyMem_RawFree(block.start)
         return
     while n_spares == SPARES or (n_spares and spare_bytes + block.room > SPARE_BYTES):
@@ -221,12 +221,17 @@ cdef class Memory:
         PyBuffer_FillInfo(view, self, self.at, self.size, False, flags)
 
 
-cpdef object new_array(tuple shape, object dtype):
-    """As numpy.empty; a large one in a block that is kept when nobody needs the array any more."""
+cdef object array_of(Py_ssize_t bytes, tuple shape, object dtype):
+    """A new array of so many bytes; if these are many, in a block that is kept when nobody needs it any more."""
+    return ndarray(shape, dtype, Memory(bytes, True)) if bytes >= LEAST_BYTES else empty(shape, dtype)
+
+
+def new_array(tuple shape, dtype):
+    """The same, for Python."""
     cdef Py_ssize_t bytes = dtype.itemsize, n
     for n in shape:
         bytes *= n
-    return ndarray(shape, dtype, Memory(bytes, True)) if bytes >= LEAST_BYTES else empty(shape, dtype)
+    return array_of(bytes, shape, dtype)
 
 
 # ---- packed weights -------------------------------------------------------------------------------------------------

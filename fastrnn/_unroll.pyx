@@ -9,13 +9,13 @@ from fastrnn._arrays cimport Array, address, fields
 from fastrnn._kernels cimport (
     FRNN_MOST_THREADS,
     Memory,
+    array_of,
     barrier,
     copy,
     frnn_task,
     gemm,
     gemm_unpacked,
     lanes,
-    new_array,
     packed_columns,
     plain,
     real,
@@ -364,8 +364,9 @@ cdef class PackedWeights:
         h, c = state_of(h0, j.q.B, j.P, self.dtype), state_of(c0, j.q.B, j.H, self.dtype) if lstm else None
         if h is None or lstm and c is None:
             return None
-        out = new_array((j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P), self.dtype)
         j.q.R, j.q.direct = j.q.T * j.q.B, True
+        shape = (j.q.B, j.q.T, j.P) if batch_first else (j.q.T, j.q.B, j.P)
+        out = array_of(j.q.R * j.P * itemsize(&j), shape, self.dtype)
         j.x, j.out = laid_out(a.data, &j.q, j.I, batch_first), laid_out(address(out), &j.q, j.P, batch_first)
         j.h0 = j.h_n = address(h)
         j.c = address(c)
@@ -399,7 +400,10 @@ def forward(call, bint training, out, PackedWeights w):
     ragged, c0, c = call.ragged, None, None
     j.q = sequence_of(call)
     if out is None:
-        out = new_array((*call.x.shape[:-1], j.P), w.dtype)
+        if call.x.ndim == 2:
+            out = array_of(j.q.R * j.P * itemsize(&j), (j.q.R, j.P), w.dtype)
+        else:
+            out = array_of(j.q.T * j.q.B * j.P * itemsize(&j), (j.q.T, j.q.B, j.P), w.dtype)
     h0 = by_rank(ragged, call.h0, (j.q.B, j.P), w.dtype)
     h = by_row(ragged, h0)
     if call.cell == "lstm":

@@ -22,7 +22,7 @@ from fastrnn._records import GATES
 
 CHUNK_BYTES = 128 * 1024  # of the hoisted projection, see _unroll.pyx
 KEPT_BYTES = 256 * 2**20  # of blocks kept for later calls, see _kernels.pyx
-LEAST_BYTES = 32 * 2**10  # of such a block
+LEAST_BYTES = 32 * 2**10  # of a result that takes one
 TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q
 
 each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
