@@ -189,7 +189,7 @@ cdef Block new_block(Py_ssize_t size, Py_ssize_t slack) except *:
             PyMem_RawFree(pop_spare(0).start)
         block.start = PyMem_RawMalloc(size + 64)
     if block.start is NULL:
-        raise MemoryError(f"no memory for a workspace of {size} bytes")
+        raise MemoryError(f"no memory for a block of {size} bytes")
     if size >= HUGE_BYTES:
         want_huge_pages(block.start, size)
     return block

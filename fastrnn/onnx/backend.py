@@ -200,8 +200,12 @@ class FastrnnBackend(Backend):
             )
         try:
             super().prepare(model, device)
-        except UnicodeDecodeError as problem:  # the checker's own message, which quotes such a name
-            raise ValueError(f"model: needs names in UTF-8, got {problem}") from problem
+        except (UnicodeDecodeError, onnx.checker.ValidationError) as problem:
+            found = str(problem)
+            if found and isinstance(problem, onnx.checker.ValidationError):
+                raise
+            # The checker's message quotes such a name: it cannot be decoded, or, now and then, is not there.
+            raise ValueError(f"model: needs names in UTF-8, got {found or 'others'}") from problem
         graph, opset = model.graph, opset_of(model)
         constants = {name: array_of(constant) for name, constant in constants_of(graph)}
         inputs = [value.name for value in graph.input if value.name not in constants]

@@ -560,6 +560,17 @@ def test_names_that_are_no_text():
         assert not backend.is_compatible(model)
 
 
+def test_names_that_the_checker_cannot_say(monkeypatch):
+    """As it happened, once in many runs, with such a name in its message."""
+
+    def check_model(*_):
+        raise onnx.checker.ValidationError
+
+    monkeypatch.setattr(onnx.checker, "check_model", check_model)
+    with pytest.raises(ValueError, match=r"^model: needs names in UTF-8, got others"):
+        backend.prepare(model_of("RNN", values("RNN")))
+
+
 def test_outputs_must_be_made():
     model = model_of("RNN", values("RNN"))
     model.graph.output[0].name = "X"
