@@ -68,7 +68,7 @@ class Build(build_ext):
 
 
 setup(
-    long_description=Path("README.md").read_text("utf-8").split("\n## Figures")[0],  # half of it; a page needs no more
+    long_description=Path("README.md").read_text("utf-8").split("\n## From other frameworks")[0],  # its first quarter
     long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [
