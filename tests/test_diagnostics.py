@@ -15,8 +15,6 @@ from fastrnn import reference
 from fastrnn.diagnostics import gradient_flow
 from fastrnn.layers import GRU, LSTM, RNN
 
-pytestmark = pytest.mark.filterwarnings("error:::fastrnn")
-
 T, B, I, H = 6, 4, 3, 5
 KINDS = {
     "rnn": (RNN, {}),

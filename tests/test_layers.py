@@ -11,12 +11,11 @@ import pickle
 
 import numpy as np
 import pytest
+from trials import changes_in_place
 
 from fastrnn import functional
 from fastrnn.layers import GRU, LSTM, RNN, Layer, LayerTape
 from fastrnn.optim import Adam
-
-pytestmark = pytest.mark.filterwarnings("error")
 
 T, B, I, H = 5, 4, 3, 6
 KINDS = {
@@ -395,6 +394,7 @@ def test_parameters_are_told_apart_as_objects():
     assert layer.params == layer.params != other.params and len({layer.params, other.params}) == 2
 
 
+@changes_in_place
 @pytest.mark.parametrize("change", [{"shape": (-1, 2)}, {"dtype": np.float32}, {"dtype": np.int64}], ids=str)
 def test_what_changes_of_the_flat_array_in_place_reaches_no_layer(change):
     layer = make("projected", "both")

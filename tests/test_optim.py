@@ -14,8 +14,6 @@ import pytest
 from fastrnn.layers import GRU
 from fastrnn.optim import SGD, Adam, clip_grad_norm
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 GRADS = [0.5, -1.5, 0.0, 2.0, 1e-9]
 
 

@@ -23,8 +23,6 @@ each_cell = pytest.mark.parametrize(("cell", "variant", "P"), CELLS, ids=["-".jo
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 NAMES = {"rnn": ("out", "h_n"), "lstm": ("out", "h_n", "c_n"), "gru": ("out", "h_n")}
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def flat(out, state):
     """(out, h_n) or (out, h_n, c_n)."""

@@ -26,6 +26,7 @@ from test_layers import KINDS, LENGTHS, arguments, make, parts
 from trials import (
     backward,
     call_of,
+    changes_in_place,
     close,
     each_cell,
     each_direction,
@@ -271,6 +272,7 @@ def test_the_caller_s_subnormals_stay_alive(kind, n, threads):
         assert subnormals_are_alive(), use.__name__
 
 
+@changes_in_place
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_that_change_in_place_reach_no_tape(kind, lengths):
@@ -286,6 +288,7 @@ def test_shapes_that_change_in_place_reach_no_tape(kind, lengths):
     assert np.array_equal(layer(x_like, state, lengths)[0].ravel(), out[0])
 
 
+@changes_in_place
 @each_cell
 def test_shapes_that_change_in_place_reach_no_tape_of_a_function(cell, variant, P):
     case = make_case(cell, variant, P=P)

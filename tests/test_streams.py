@@ -16,8 +16,6 @@ from fastrnn import config, native, reference
 from fastrnn.layers import GRU, LSTM, RNN
 from fastrnn.streams import Stream
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 T, I, H = 7, 3, 5
 KINDS = {
     "rnn": (RNN, {}),
