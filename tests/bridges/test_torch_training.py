@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.utils.data import DataLoader, Dataset
 from torch_cases import (
     CELLS,
     B,
@@ -109,33 +108,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     assert float(done.stdout) < 1e-6
 
 
-class Running(Dataset):
-    """Examples that the module computes wherever the loader asks for them."""
-
-    def __init__(self, module):
-        self.module, self.x = module, torch.randn(8, T, I, generator=torch.Generator().manual_seed(1))
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, n):
-        x = self.x[n].clone().requires_grad_()
-        out, _ = self.module(x)
-        (grad,) = torch.autograd.grad(out.sum(), x)
-        return out.detach(), grad
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-def test_in_forked_workers_of_a_loader(threads):
-    """Forked while our threads are there and have worked."""
-    threads(2)
-    _, ours = modules("lstm", num_layers=2)
-    data = Running(ours)
-    ours(torch.randn(T, 16, I))[0].sum().backward()
-    wanted = [torch.stack(parts) for parts in zip(*(data[n] for n in range(len(data))), strict=True)]
-    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork")
-    found = [torch.cat(parts) for parts in zip(*loader, strict=True)]
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+def test_in_forked_workers_of_a_loader():
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(HERE / "torch_loader.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parents[1])
+    assert done.stdout == "True\n", done.stderr
 
 
 # -- models ----------------------------------------------------------------------------------------------------------
