@@ -149,6 +149,17 @@ cdef Py_ssize_t spare_bytes = 0
 
 cdef extern from *:
     """
+    /* Without the interpreter's lock the list of spares has one of its own, for which nobody waits: whom it is taken
+     * from does without the list. */
+    #ifdef Py_GIL_DISABLED
+    static char frnn_spares_taken;
+    #define frnn_take_spares() (!__atomic_test_and_set(&frnn_spares_taken, __ATOMIC_ACQUIRE))
+    #define frnn_give_spares() __atomic_clear(&frnn_spares_taken, __ATOMIC_RELEASE)
+    #else
+    #define frnn_take_spares() 1
+    #define frnn_give_spares() ((void)0)
+    #endif
+
     #if defined(__linux__)
     #include <sys/mman.h>
     static void frnn_want_huge_pages(void *start, Py_ssize_t size)
@@ -162,6 +173,8 @@ cdef extern from *:
     #define frnn_want_huge_pages(start, size)
     #endif
     """
+    bint take_spares "frnn_take_spares"() noexcept
+    void give_spares "frnn_give_spares"() noexcept
     void want_huge_pages "frnn_want_huge_pages"(void* start, Py_ssize_t size)
 
 
@@ -174,19 +187,37 @@ cdef Block pop_spare(int i) noexcept:
     return found
 
 
-cdef Block new_block(Py_ssize_t size, Py_ssize_t slack) except *:
-    """A spare block at least this large, by no more than the slack, else a new one."""
+cdef Block spare_block(Py_ssize_t size, Py_ssize_t slack) noexcept:
+    """The smallest spare block at least this large, by no more than the slack; none if there is no such one."""
     cdef int i, best = -1
-    cdef Block block
+    cdef Block found
+    found.start, found.room = NULL, 0
+    if not take_spares():
+        return found
     for i in range(n_spares):
         if size <= spares[i].room <= size + slack and (best < 0 or spares[i].room < spares[best].room):
             best = i
     if best >= 0:
-        return pop_spare(best)
-    block.start, block.room = PyMem_RawMalloc(size + 64), size
-    if block.start is NULL:
+        found = pop_spare(best)
+    give_spares()
+    return found
+
+
+cdef void free_spares() noexcept:
+    if take_spares():
         while n_spares:
             PyMem_RawFree(pop_spare(0).start)
+        give_spares()
+
+
+cdef Block new_block(Py_ssize_t size, Py_ssize_t slack) except *:
+    """A spare one, or a new one."""
+    cdef Block block = spare_block(size, slack)
+    if block.start is not NULL:
+        return block
+    block.start, block.room = PyMem_RawMalloc(size + 64), size
+    if block.start is NULL:
+        free_spares()
         block.start = PyMem_RawMalloc(size + 64)
     if block.start is NULL:
         raise MemoryError(f"no memory for a block of {size} bytes")
@@ -197,7 +228,7 @@ cdef Block new_block(Py_ssize_t size, Py_ssize_t slack) except *:
 
 cdef void drop_block(Block block) noexcept:
     global n_spares, spare_bytes
-    if block.room > SPARE_BYTES // 2:
+    if block.room > SPARE_BYTES // 2 or not take_spares():
         PyMem_RawFree(block.start)
         return
     while n_spares == SPARES or (n_spares and spare_bytes + block.room > SPARE_BYTES):
@@ -205,6 +236,7 @@ cdef void drop_block(Block block) noexcept:
     spares[n_spares] = block
     n_spares += 1
     spare_bytes += block.room
+    give_spares()
 
 
 cdef class Memory:
