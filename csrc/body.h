@@ -395,17 +395,24 @@ static void add(ptrdiff_t n, ptrdiff_t N, const real *src, const ptrdiff_t *from
     }
 }
 
+INLINE void copy_row(ptrdiff_t N, const int zero, const real *src, real *dst)
+{
+    ptrdiff_t u = 0;
+    for (; u + VL <= N; u += VL)
+        put(dst + u, zero ? all(0) : load(src + u));
+    if (u < N)
+        put_part(dst + u, zero ? all(0) : part(src + u, N - u), N - u);
+}
+
 static void copy(ptrdiff_t n, ptrdiff_t N, const real *src, const ptrdiff_t *from, ptrdiff_t ldsrc, real *dst,
                  const ptrdiff_t *to, ptrdiff_t lddst)
 {
-    const ptrdiff_t whole = N / VL * VL, rest = N - whole;
     for (ptrdiff_t r = 0; r < n; r++) {
-        const real *s = src ? src + (from ? from[r] : r * ldsrc) : src;
         real *d = dst + (to ? to[r] : r * lddst);
-        for (ptrdiff_t u = 0; u < whole; u += VL)
-            put(d + u, src ? load(s + u) : all(0));
-        if (rest)
-            put_part(d + whole, src ? part(s + whole, rest) : all(0), rest);
+        if (src)
+            copy_row(N, 0, src + (from ? from[r] : r * ldsrc), d);
+        else
+            copy_row(N, 1, NULL, d);
     }
 }
 
@@ -694,14 +701,23 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
 INLINE vec sigmoid_slope(vec s) { return s * (all(1) - s); }
 INLINE vec tanh_slope(vec t) { return fmadd(-t, t, all(1)); }
 
-static void rnn_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const real *h, ptrdiff_t ldh, const real *dh,
-                     real *dz, ptrdiff_t lddz)
+INLINE void rnn_back_by(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const int relu, const real *h, ptrdiff_t ldh,
+                        const real *dh, real *dz, ptrdiff_t lddz)
 {
     EACH_VECTOR(n, U)
     {
         vec ht = get(h + i * ldh + u, lanes), dht = get(dh + i * H + u, lanes);
         set(dz + i * lddz + u, relu ? choose(ht <= all(0), all(0), dht) : dht * tanh_slope(ht), lanes);
     }
+}
+
+static void rnn_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, int relu, const real *h, ptrdiff_t ldh, const real *dh,
+                     real *dz, ptrdiff_t lddz)
+{
+    if (relu)
+        rnn_back_by(n, U, H, 1, h, ldh, dh, dz, lddz);
+    else
+        rnn_back_by(n, U, H, 0, h, ldh, dh, dz, lddz);
 }
 
 static void lstm_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, const real *c_prev, ptrdiff_t ldc_prev,
