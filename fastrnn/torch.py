@@ -24,21 +24,24 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
-from ._torch_autograd import (
-    FLOATS,
-    Layout,
-    Packed,
-    Pass,
-    Spec,
-    Weights,
-    frames_are_compiled,
-    is_plain,
-    is_transformed,
-    is_usual,
-    lend,
-    plain_pass,
-    recurrence,
-)
+try:
+    from ._torch_autograd import (
+        FLOATS,
+        Layout,
+        Packed,
+        Pass,
+        Spec,
+        Weights,
+        frames_are_compiled,
+        is_plain,
+        is_transformed,
+        is_usual,
+        lend,
+        plain_pass,
+        recurrence,
+    )
+except AttributeError as problem:  # it asks PyTorch's inner functions, which an old one lacks, and a new one may
+    raise ImportError(f"fastrnn.torch needs torch 2.6 or newer, tested with 2.13, got {torch.__version__}") from problem
 
 __all__ = ["GRU", "LSTM", "RNN", "accelerate", "from_torch"]
 

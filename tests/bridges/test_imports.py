@@ -28,3 +28,9 @@ def test_import_brings_no_other_framework(code, brought):
     done = subprocess.run([sys.executable, "-c", f"{code}; {shown}"], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "fastrnn" in loaded and loaded & FRAMEWORKS == brought
+
+
+def test_a_torch_that_lacks_something_is_named():
+    code = "import torch; del torch._C._dynamo.eval_frame.get_eval_frame_callback; import fastrnn.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "\nImportError: fastrnn.torch needs torch 2.6 or newer, tested with 2.13, got 2." in done.stderr
