@@ -6,7 +6,9 @@ compared before it is timed; then they take turns, round by round, and the media
 measured before all that, once, as `_peer_memory` says. Needs `fastrnn[bench]`; a library that is not installed is left
 out. `fastrnn` is what serves a case best, a stream, a frozen layer or, for training, the functions; `--peers` has two
 more that are no peers, `fastrnn-layer` and `fastrnn-function`: `layer(x)` and `layer.forward`, and the functions for
-inference. T time steps, B batch, I input size, H hidden size.
+inference. With FASTRNN_ISA=avx2 PyTorch, OpenVINO and NumPy are held to AVX2 as well; ONNX Runtime and JAX cannot be.
+
+T time steps, B batch, I input size, H hidden size.
 """
 
 from __future__ import annotations
@@ -42,16 +44,26 @@ BATCH_SECONDS = 0.02  # so long one library runs without a break
 # Threads wait for their next call at full speed, NumPy's of OpenBLAS for 90 ms, those of ONNX Runtime for 30 ms, and
 # whoever came next would have half of the machine.
 QUIET_SECONDS = 0.12
+# How to have a library leave AVX-512 alone: fastrnn, oneDNN for PyTorch and OpenVINO, PyTorch, its MKL, OpenBLAS for
+# NumPy. ONNX Runtime has no such switch, and that of XLA does not reach JAX's products.
+AVX2_ALONE = {
+    "FASTRNN_ISA": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
 def environment(threads: int) -> dict[str, str]:
-    """All that sets a number of threads before a library is loaded; NPROC is what XLA's pool goes by."""
+    """All that sets threads, and the instruction set, before a library is loaded; NPROC is what XLA's pool goes by."""
     names = (*THREAD_VARIABLES, "NPROC")
     xla = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
-    return os.environ | dict.fromkeys(names, str(threads)) | {"XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu"}
+    held = AVX2_ALONE if describe()["instruction set"] == "avx2" else {}
+    return os.environ | dict.fromkeys(names, str(threads)) | held | {"XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu"}
 
 
 class Process:

@@ -103,6 +103,16 @@ class Side:
 WARM_UP = (1.0, 1.0)
 
 
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_others_are_held_to_avx2_as_we_are(monkeypatch, isa):
+    monkeypatch.setattr(peers, "describe", lambda: {"instruction set": isa})
+    for name in peers.AVX2_ALONE:
+        monkeypatch.delenv(name, raising=False)
+    environment = peers.environment(1)
+    held = {name: environment.get(name) for name in peers.AVX2_ALONE}
+    assert held == (peers.AVX2_ALONE if isa == "avx2" else dict.fromkeys(peers.AVX2_ALONE))
+
+
 @pytest.mark.parametrize("seconds", [10, 0], ids=["quick", "slow"])
 def test_a_noisy_round_is_repeated_however_slow_the_case(monkeypatch, seconds):
     monkeypatch.setattr(peers, "CASE_SECONDS", seconds)
