@@ -3,7 +3,7 @@
 
 Instruction sets are chosen at run time and named in the sources (csrc/isa_*.c), so the flags hold for all of them:
 -ffp-contract=off because the bits of a result must not depend on the compiler's taste for FMA. For the core -O2 is as
-fast as -O3 and a quarter smaller; all else is compiled for size, since what it calls takes the time.
+fast as -O3 and a sixth to a quarter smaller; all else is compiled for size, since what it calls takes the time.
 """
 
 import shutil
