@@ -412,10 +412,12 @@ def names(name: str, given: Mapping, shapes: Iterable[tuple[str, tuple[int, ...]
 
 
 def _entry(name: str, value: Any) -> np.ndarray:
-    """An array of floats of any width. A PyTorch tensor is known by its ``detach``, without importing PyTorch."""
+    """An array of floats of any width. A PyTorch tensor, of any device, is known by its ``detach``, without importing
+    PyTorch; NumPy has none of its narrower floats."""
     try:
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError, RuntimeError) as problem:
+        given = value.detach().cpu() if hasattr(value, "detach") else value
+        array = np.asarray(given.double() if given is not value and given.is_floating_point() else given)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as problem:
         raise TypeError(f"{name}: needs an array of floats, got {type(value).__name__} ({problem})") from None
     if array.dtype.kind != "f" or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: needs an array of floats, got {type(value).__name__} of dtype {array.dtype}")

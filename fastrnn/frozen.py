@@ -50,7 +50,7 @@ class Frozen:
         x : ndarray of the layer's dtype, shape (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched
         state : ndarray, shape (L*D, B, P), or for an LSTM (h, c) with c of shape (L*D, B, H); None for zeros
             The initial state, of the layer's dtype. Unbatched: without the axis B.
-        lengths : array of int, shape (B,), or None
+        lengths : array of int, shape (B,), unbatched (1,), or None
             In 0..T, in any order. Past its length a sequence's output is 0 and its state stays what it was.
 
         Returns

@@ -108,15 +108,8 @@ class Layer:
     # -- parameters --
 
     def _layout(self, num_layers: int) -> Shapes:
-        return layout(
-            self.cell,
-            self.input_size,
-            self.hidden_size,
-            num_layers,
-            self.bias,
-            self.bidirectional,
-            self.proj_size,
-        )
+        sizes = self.input_size, self.hidden_size, num_layers
+        return layout(self.cell, *sizes, self.bias, self.bidirectional, self.proj_size)
 
     def _bind(self, flat: np.ndarray) -> None:
         self._flat = flat  # handed out: a caller may give it another shape in place, but not the layer's own view
@@ -175,8 +168,8 @@ class Layer:
         Parameters
         ----------
         state_dict : mapping of str to ndarray or torch.Tensor
-            One array of floats, of the shape in ``params``, for each name there and no other. Values are cast to the
-            layer's dtype.
+            One array of floats of any width, of the shape in ``params``, for each name there and no other; tensors may
+            be on any device. Values are cast to the layer's dtype.
 
         Raises
         ------
@@ -190,12 +183,14 @@ class Layer:
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[np.ndarray, Any]:
         """Run the stack over a batch of sequences, for inference: no dropout, nothing kept.
 
+        T time steps, B batch, I input size, H hidden size, P size of h, L layers, D directions.
+
         Parameters
         ----------
         x : ndarray, shape (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched
         state : ndarray, shape (L*D, B, P), or for an LSTM (h, c) with c of shape (L*D, B, H); None for zeros
             The initial state. Unbatched: without the axis B.
-        lengths : array of int, shape (B,), or None
+        lengths : array of int, shape (B,), unbatched (1,), or None
             In 0..T, in any order. Past its length a sequence's output is 0 and its state stays what it was.
 
         Returns
@@ -421,7 +416,7 @@ class RNN(Layer):
     ----------
     nonlinearity : {"tanh", "relu"}
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
-        See ``Layer``.
+        See ``fastrnn.layers.Layer``.
 
     Examples
     --------
@@ -469,7 +464,7 @@ class LSTM(Layer):
     proj_size : int
         P < H, the size of the projected hidden state; 0 for none.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
-        See ``Layer``.
+        See ``fastrnn.layers.Layer``.
 
     Examples
     --------
@@ -512,7 +507,7 @@ class GRU(Layer):
         True: the reset gate acts on the recurrent product, as in cuDNN, PyTorch and Keras. False: before it, as in the
         paper.
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed
-        See ``Layer``.
+        See ``fastrnn.layers.Layer``.
 
     Examples
     --------

@@ -61,7 +61,8 @@ def from_onnx(path_or_model: str | os.PathLike[str] | onnx.ModelProto) -> dict[s
     -------
     dict of str to RNN, LSTM or GRU
         New layers in the order of the graph, by the names of their (first) nodes. Those of float16 and bfloat16
-        weights are of float32.
+        weights are of float32. Time first unless the nodes are not: PyTorch writes ``batch_first`` as a Transpose
+        around them.
 
     Raises
     ------

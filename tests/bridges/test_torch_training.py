@@ -228,6 +228,26 @@ def test_from_torch_refuses_by_name(module, error, said):
         fastrnn.from_torch(module)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_a_layer_takes_tensors_of_any_width(dtype):
+    state_dict = {name: value.to(dtype) for name, value in nn.LSTM(I, H).state_dict().items()}
+    layer = fastrnn.LSTM(I, H)
+    layer.load_state_dict(state_dict)
+    for name, value in state_dict.items():
+        assert (layer.params[name] == value.float().numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "value", [torch.zeros(4 * H, I, device="meta"), torch.zeros(4 * H, I, dtype=torch.int32)], ids=["meta", "integers"]
+)
+def test_a_layer_takes_no_tensor_without_floats(value):
+    layer = fastrnn.LSTM(I, H, seed=0)
+    before = layer.flat_params.copy()
+    with pytest.raises(TypeError, match=r"state_dict\['weight_ih_l0'\]: needs an array of floats, got"):
+        layer.load_state_dict(layer.state_dict() | {"weight_ih_l0": value})
+    assert (layer.flat_params == before).all()
+
+
 def test_without_torch():
     """ImportError, with what to type."""
     code = "import sys; sys.modules['torch'] = None; import fastrnn; fastrnn.torch"
