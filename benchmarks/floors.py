@@ -270,14 +270,14 @@ def built_wheel(folder: Path) -> Path:
 
 
 def processor() -> str:
-    """Its name, and how many of its cores this process may use."""
+    """Its name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}"
+    return names[0] if names else platform.processor() or platform.machine()
 
 
-def head(rounds: int) -> str:
+def head() -> str:
     """When, where and with what."""
     found = describe()
     versions = ", ".join(f"{name} {found[name]}" for name in ("fastrnn", "NumPy", "compiler", "Python"))
@@ -304,7 +304,7 @@ def main() -> int:
     args = parser.parse_args()
     rounds = max(1, args.rounds or (5 if args.quick else 15))
     lines = [measure() for measure in progress(plan(args.quick, rounds, args.wheel), "floors")]
-    print(head(rounds), "", "| what | floor | measured | met |", "| --- | --- | --- | --- |", *lines, "", sep="\n")
+    print(head(), "", "| what | floor | measured | met |", "| --- | --- | --- | --- |", *lines, "", sep="\n")
     print(f"{sum(line.met for line in lines)} of {len(lines)} lines met. Nx (t): NumPy takes N times our t.", end=" ")
     print(f"~: even in the best of {ATTEMPTS} attempts the middle half of the rounds lay {NOISY:.0%} apart or more.")
     return 0 if all(line.met for line in lines) else 1

@@ -163,7 +163,7 @@ def main() -> int:
     """Measure and print; 1 if a target is not met."""
     argparse.ArgumentParser(description="Compare fastrnn with itself; print a Markdown table.").parse_args()
     found = [measure() for measure in progress(list(lines()), "ratios")]
-    print(head(ROUNDS).replace("one thread", "one thread unless said"), "", sep="\n")
+    print(head().replace("one thread", "one thread unless said"), "", sep="\n")
     print("| time of one over time of the other | wanted | measured | met |", "| --- | --- | --- | --- |", sep="\n")
     print(*found, "", sep="\n")
     print(f"{sum(line.met for line in found)} of {len(found)} lines met. ~: see `floors.py`.")

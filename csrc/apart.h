@@ -17,7 +17,7 @@ static void rnn_cell(ptrdiff_t n, ptrdiff_t H, int relu, real clip, const real *
     EACH_VECTOR(n, H)
     {
         vec a = clipped(get(z + i * H + u, lanes), clip);
-        set(h + i * ldh + u, relu ? max(all(0), a) : tanh_vec(a), lanes);
+        set(h + i * ldh + u, rnn_value(a, relu), lanes);
     }
 }
 

@@ -341,7 +341,7 @@ INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
 
 /* A panel of outer's result from `deep` rows. The vectors run along d, so that c comes out as the gradients are kept; a
  * is read as it stands, a column of it being a row of the tile (packing a, or c transposed, were both slower). */
-static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, int far, const real *a, ptrdiff_t lda,
+static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, int fetch, const real *a, ptrdiff_t lda,
                         const real *w, real *c, ptrdiff_t ldc)
 {
     real buf[BUF] ALIGNED;
@@ -350,7 +350,7 @@ static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, i
         real *cr = c + r * ldc;
         start from = more ? start_at(V, cr, ldc, VL) : start_at(V, zeros, 0, VL);
         m = tile_rows(M - r, V);
-        if (far)
+        if (fetch)
             fetch_rows(least(m, M - r - m), V, cr + m * ldc, ldc);
         if (cols == row) {
             int ahead = deep * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);

@@ -19,7 +19,7 @@
  * The same bits. Every element of a result is ONE accumulator, started from the bias (or what stands for it) and
  *   continued by fused multiply-add over k in order; vectors run across units, never across k. So the bits of a row
  *   depend on that row and the weights alone: not on the other rows, the tile it fell in, the vector length, or the
- *   thread. Without hardware FMA (x86 `portable`) this holds within that instruction set only.
+ *   thread. `portable` off aarch64 rounds twice where others fuse: there it holds within that instruction set only.
  */
 #ifndef FRNN_H
 #define FRNN_H
@@ -64,7 +64,7 @@ enum {
  *   c may be z, with the same leading dimension. turn: odd goes through the panels of w backwards; why: see below.
  * gemv: the same for one row, where w is not worth packing.
  *   a (K,); w (N, K) as W_ih stands; z (N,), or null for zeros; c (N,) out, which may be z.
- * outer: c = a^T d, the weight gradients of K rows, or, more = 1, c += a^T d.
+ * outer: c = a^T d, the weight gradients of K >= 1 rows, or, more = 1, c += a^T d.
  *   a (K, M); d (K, N); c (M, N) out, or in/out; work: K * 4*VL elements.
  * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros. from, to: where each row of src, of dst
  *   begins, in elements; null for one row every ld.

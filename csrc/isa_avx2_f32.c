@@ -1,24 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * isa_avx2_f32.c - the primitives for float on AVX2 with FMA. */
 #define FRNN_WIDE 0
-#include "shell.h"
+#include "isa_avx2.h"
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-
-#include "vec_avx2.h"
-#include "body.h"
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
 const frnn_f32 frnn_avx2_f32 = FRNN_PRIMITIVES;
 #endif

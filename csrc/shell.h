@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * shell.h - what every isa_*.c needs before its target region opens: system headers must stay outside of it. */
+ * shell.h - what every isa_*.[ch] needs before its target region opens: system headers must stay outside of it. */
 #ifndef FRNN_SHELL_H
 #define FRNN_SHELL_H
 

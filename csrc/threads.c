@@ -118,12 +118,13 @@ typedef struct meeting {
 
 static inline void rest(meeting *m)
 {
-    if (m->spins++ == LATE_AFTER)
-        m->since = now();
-    if (m->spins <= YIELD_AFTER)
-        relax();
-    else
+    if (m->spins == YIELD_AFTER) {
         sched_yield();
+        return;
+    }
+    if (++m->spins == LATE_AFTER)
+        m->since = now();
+    relax();
 }
 
 static inline void rested(const meeting *m)

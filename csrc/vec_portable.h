@@ -2,7 +2,7 @@
  * vec_portable.h - the vector operations in whatever the compiler makes of 16-byte vectors: SSE2, NEON, VSX.
  *
  * The vocabulary of body.h; vec_types.h adds what is the same everywhere.
- *   fmadd(a, b, c)     a b + c, rounded once where the processor can (else twice: see frnn.h on bits)
+ *   fmadd(a, b, c)     a b + c, rounded once, but portable off aarch64 twice: see frnn.h on bits
  *   max, min(a, b)     the larger, the smaller; b where either is NaN, so that max(limit, x) passes a NaN x on
  *   quads(p, ld)       a vector of quads, one every ld elements from p on
  *   part(p, n)         the n lanes at p, 0 <= n < VL, zeros behind; reads nothing past them

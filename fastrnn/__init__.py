@@ -51,14 +51,15 @@ __all__ = [
     "show_config",
 ]
 
-_ON_FIRST_USE = {"gradient_flow": "diagnostics", "load": "files"}  # they would double the time of the import
-# These import their frameworks, so `from fastrnn import *` leaves them out.
-_BRIDGES = ("keras", "onnx", "sklearn", "torch")
+# On first use: two would double the time of the import, and the bridges import their frameworks, so that
+# `from fastrnn import *` leaves these out.
+_SUBMODULES = ("diagnostics", "files", "keras", "onnx", "sklearn", "torch")
+_ON_FIRST_USE = {"gradient_flow": "diagnostics", "load": "files"}
 _ON_FIRST_USE |= {"from_keras": "keras", "from_onnx": "onnx", "from_torch": "torch"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _BRIDGES:
+    if name in _SUBMODULES:
         return import_module(f".{name}", __name__)
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -67,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ON_FIRST_USE, *_BRIDGES})
+    return sorted({*globals(), *__all__, *_ON_FIRST_USE, *_SUBMODULES})

@@ -5,7 +5,7 @@ Letters as in _bptt.pxd, and: r0..r1-1 the ranks of one thread, s0..s1-1 the ste
 ranks and packed rows are.
 """
 
-from fastrnn._arrays cimport address
+from fastrnn._arrays cimport Array, address, fields
 from fastrnn._kernels cimport (
     Memory,
     add_rows,
@@ -33,6 +33,8 @@ from fastrnn._rows cimport (
 from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, shares_of, view_of
 
 from libc.string cimport memcpy, memset
+
+from numpy import ndarray
 
 from fastrnn._records import Grads
 
@@ -181,6 +183,25 @@ cdef tuple new_weights(object call, const BackJob* j, Py_ssize_t size, object dt
     )
 
 
+cdef bint is_laid_out(object array, const Sequence* q, Py_ssize_t width, object dtype):
+    """Whether it is an array (T, B, width), or, packed, (R, width)."""
+    cdef const Array* a
+    if not isinstance(array, ndarray) or array.dtype != dtype:
+        return False
+    a = fields(array)
+    if a.nd == 2:
+        return a.dimensions[0] == q.R and a.dimensions[1] == width
+    return a.nd == 3 and a.dimensions[0] == q.T and a.dimensions[1] == q.B and a.dimensions[2] == width
+
+
+cdef bint intact(object tape, const BackJob* j, object dtype):
+    """Whether a tape still has what forward gave it: its fields can be assigned, and pointers go into them."""
+    saved, call = tape.saved[0], tape.call
+    if not isinstance(saved, Memory) or (<Memory>saved).size < j.q.R * j.tape_width * dtype.itemsize:
+        return False
+    return is_laid_out(call.x, &j.q, j.I, dtype) and is_laid_out(tape.out, &j.q, j.P, dtype)
+
+
 cdef class Backward:
     def __cinit__(self, tape, grad_out, grad_h_n, grad_c_n, into, Py_ssize_t width):
         cdef BackJob* j = &self.j
@@ -196,6 +217,8 @@ cdef class Backward:
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.lddz = spread(width, self.itemsize)
         j.G = call.w_hh.shape[0] // j.H
+        if not intact(tape, j, dtype):
+            raise ValueError("tape: needs its fields as forward left them, got others")
         x = array_of(call.x.size * self.itemsize, call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)

@@ -246,7 +246,7 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
         raise ValueError(f"w_hh: needs shape {of_h}, got {w_hh.shape}")
     if min(I, H, P) < 1:
         raise ValueError(f"x, w_hh: need I, H, P >= 1, got I = {I}, H = {H}, P = {P}")
-    sizes(T, B, max(G * H, I), x.itemsize)
+    sizes(T, B, max(G * H, I, P), x.itemsize)
     w_hh = shaped("w_hh", w_hh, of_h, (G * H, P))
     return (
         rows(x),
@@ -429,6 +429,8 @@ def filling(name: str, value: Any, into: np.ndarray) -> np.ndarray:
     array = plain(name, value, "numbers")
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: needs numbers, got {kind_of(value, array)}")
+    if not into.flags.writeable:
+        raise ValueError(f"{name}: needs parameters that can be written to, got those of a frozen layer")
     try:
         np.broadcast_to(array, into.shape)
     except ValueError:
@@ -471,9 +473,7 @@ def one_direction(value: Any) -> None:
     if not hasattr(value, "_calls"):  # by which our layers are known, and subclasses of theirs
         raise TypeError(f"layer: needs an RNN, LSTM or GRU, got {text(value)}")
     if value.bidirectional:
-        raise ValueError(
-            "stream: needs a layer of one direction, got bidirectional=True (its reverse half starts at the end)"
-        )
+        raise ValueError("layer: needs one direction, got bidirectional=True (its reverse half starts at the end)")
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -483,6 +483,8 @@ def file(name: str, value: Any, method: str) -> Any:
     """A path as text, or a binary file with that method as it is."""
     if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
+        if "\0" in path if isinstance(path, str) else b"\0" in path:
+            raise ValueError(f"{name}: needs a path without null characters, got {text(value)}")
         if isinstance(path, str):
             return path
     elif hasattr(value, method) and not hasattr(value, "encoding"):  # which text files have
@@ -512,7 +514,7 @@ def several(name: str, value: Any) -> list[np.ndarray]:
         arrays = iter(value)
     except TypeError:
         raise TypeError(f"{name}: needs an array of float32 or float64, or several, got {text(value)}") from None
-    return [writeable(name, array) for array in arrays]
+    return [writeable(f"{name}[{k}]", array) for k, array in enumerate(arrays)]
 
 
 def alike(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives
 
 from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
+    FRNN_GRU_TAPE,
     barrier,
     copy,
     gemm,
@@ -76,7 +77,7 @@ cdef void step_apart(const Job* j, const Step* a) noexcept nogil:
 def pack(call):
     """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Py_ssize_t H = call.H, size = call.w_ih.itemsize
-    cdef PackedWeights w = packed_for(call, 3, step, 4, 0)
+    cdef PackedWeights w = packed_for(call, 3, step, FRNN_GRU_TAPE, 0)
     cdef bint reset_before = w.job.variant
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, (3 if reset_before else 2) * H, 3 * H, size))
     if w.job.clip > 0:

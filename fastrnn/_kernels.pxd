@@ -8,6 +8,10 @@ csrc/frnn.h says what each primitive does, and its letters.
 from fastrnn._arrays cimport Array
 
 cdef extern from "frnn.h" nogil:
+    enum:
+        FRNN_LSTM_TAPE
+        FRNN_GRU_TAPE
+
     ctypedef struct frnn_f32:
         Py_ssize_t lanes
         void (*pack_columns)(Py_ssize_t K, Py_ssize_t N, int transposed, const float* w, Py_ssize_t ldw, float* to,

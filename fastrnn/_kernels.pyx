@@ -122,7 +122,7 @@ def dimensions(int G, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0):
         return None
     T, B, I, H = a.dimensions[0], a.dimensions[1], a.dimensions[2], w.dimensions[1]
     P = H if w_hr is None else w.dimensions[0]
-    if min(I, H, P) < 1 or <double>T * B * max(G * H, I) * size > MOST_BYTES:
+    if min(I, H, P) < 1 or <double>T * B * max(G * H, I, P) * size > MOST_BYTES:
         return None
     if not (is_plain(w_ih, size, 2, G * H, I) and is_plain(w_hh, size, 2, G * H, P)):
         return None

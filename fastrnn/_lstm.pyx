@@ -10,6 +10,7 @@ _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives
 
 from fastrnn._bptt cimport Backward, BackJob, BackStep
 from fastrnn._kernels cimport (
+    FRNN_LSTM_TAPE,
     barrier,
     copy,
     gemm,
@@ -68,7 +69,7 @@ def pack(call):
     """The weights of a call, packed for its forward pass, but for W_ih."""
     cdef Py_ssize_t H = call.H, P = call.P, size = call.w_ih.itemsize
     w_hr = call.w_hr
-    cdef PackedWeights w = packed_for(call, 4, step, 5, 0 if w_hr is None else H)
+    cdef PackedWeights w = packed_for(call, 4, step, FRNN_LSTM_TAPE, 0 if w_hr is None else H)
     w.job.bias = w.hold(summed(call.b_ih, call.b_hh, 0, 4 * H, 4 * H, size))
     if w.job.clip > 0:
         w.job.step = step_apart

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A recurrent layer under a dense head, and how both learn: what stands behind the estimators of ``sklearn.py``.
 
-``check`` knows the settings, ``Lent`` the threads, ``Network`` the arithmetic, ``Learner`` the epochs.
+``check`` knows the settings, ``LentSetting`` the threads, ``Network`` the arithmetic, ``Learner`` the epochs.
 
 n sequences, S steps of all of them, T time steps, B batch, H hidden size, D directions, N rows that the head reads,
 F = D*H features, K outputs.
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import _check, config
+from ._head import Dense
 from ._sequences import Batch, Sequences
 from .layers import GRU, LSTM, RNN, Layer
 from .optim import Adam, clip_grad_norm
@@ -36,6 +37,8 @@ def check(name: str, value: Any) -> None:
         _check.integer(name, value, 1)
     elif name in FLAGS:
         _check.flag(name, value)
+    elif name == "verbose" and not isinstance(value, (bool, np.bool_)):
+        _check.integer(name, value, 0)
     elif name == "dropout":
         _check.real(name, value, 0, 1)
     elif name == "lr" or (name == "clip_norm" and value is not None):
@@ -49,7 +52,7 @@ def check(name: str, value: Any) -> None:
 # -- threads ---------------------------------------------------------------------------------------------------------
 
 
-class Lent:
+class LentSetting:
     """A setting of the whole process, lent for a while: the last of those who have it at a time puts it back.
 
     To a forked child nothing is lent: whoever had it is not there to put it back.
@@ -64,16 +67,16 @@ class Lent:
     @contextmanager
     def __call__(self, value: Any) -> Iterator[None]:
         user = object()
-        with self.lock:
-            if not self.users:
-                self.before = self.read()
-            self.users.add(user)  # first, for a child forked in between
-            self.write(value)
         try:
+            with self.lock:
+                if not self.users:
+                    self.before = self.read()
+                self.users.add(user)  # first, for a child forked in between
+                self.write(value)
             yield
         finally:
             with self.lock:
-                if not self.users - {user}:
+                if self.users == {user}:
                     self.write(self.before)
                 self.users.discard(user)  # last; in a child forked meanwhile it is gone
 
@@ -98,8 +101,8 @@ def set_blas_threads(counts: list[int]) -> None:
         library.set_num_threads(count)
 
 
-lend_threads = Lent(config.get_num_threads, config.set_num_threads)
-_lend_blas = Lent(lambda: [library.get_num_threads() for library in blas()], set_blas_threads)
+lend_threads = LentSetting(config.get_num_threads, config.set_num_threads)
+_lend_blas = LentSetting(lambda: [library.get_num_threads() for library in blas()], set_blas_threads)
 
 
 def one_blas_thread() -> Any:
@@ -111,59 +114,6 @@ def one_blas_thread() -> Any:
 
 
 # -- the network -----------------------------------------------------------------------------------------------------
-
-
-class Dense:
-    """``z = h W^T + b``, starting from U(-1/sqrt(F), 1/sqrt(F)).
-
-    Attributes
-    ----------
-    flat : ndarray, shape (K*F + K,), float32
-        Weights and biases in one array, for an optimizer.
-    """
-
-    def __init__(self, features: int, outputs: int, rng: np.random.Generator) -> None:
-        bound = features**-0.5
-        self.flat = rng.uniform(-bound, bound, outputs * features + outputs).astype(np.float32)
-        self.outputs = outputs
-
-    @property
-    def weight(self) -> np.ndarray:
-        """W, shape (K, F): a view."""
-        return self.flat[: -self.outputs].reshape(self.outputs, -1)
-
-    @property
-    def bias(self) -> np.ndarray:
-        """b, shape (K,): a view."""
-        return self.flat[-self.outputs :]
-
-    def __call__(self, h: np.ndarray) -> np.ndarray:
-        """z, shape (N, K), of h, shape (N, F); by einsum, since with BLAS a row's bits depend on the number of rows."""
-        return np.einsum("nf,kf->nk", h, self.weight) + self.bias
-
-    def backward(self, h: np.ndarray, grad_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The gradients of h and of ``flat``; their bits depend on BLAS's threads: see ``one_blas_thread``."""
-        return grad_z @ self.weight, np.concatenate([(grad_z.T @ h).ravel(), grad_z.sum(axis=0)])
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    """Probabilities, shape (N, K), of logits."""
-    p = np.exp(z - z.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
-
-
-def cross_entropy(z: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss of logits, shape (N, K), for labels in 0..K-1, shape (N,), and its gradient by the logits."""
-    p, chosen = softmax(z), (np.arange(len(z)), labels)
-    loss = -np.log(np.maximum(p[chosen], np.finfo(p.dtype).tiny)).mean()
-    p[chosen] -= 1
-    return float(loss), p / np.float32(len(z))
-
-
-def squared_error(z: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss of outputs, shape (N, K), and its gradient by them."""
-    error = z - targets
-    return float(np.mean(error * error)), error * np.float32(2 / error.size)
 
 
 class Network:
@@ -317,7 +267,7 @@ class Learner:
         """Threads to learn with; where it fails, for any reason, the attributes are put back."""
         before = dict(vars(self))
         try:
-            with one_blas_thread(), lend_threads(self._threads()):
+            with one_blas_thread(), lend_threads(self._threads()), np.errstate(all="ignore"):
                 yield
         except BaseException:
             self.__dict__ = before
@@ -331,9 +281,9 @@ class Learner:
         if self.verbose:
             epochs = progress_bar()(epochs, desc=type(self).__name__, unit="epoch")
         for epoch in epochs:
-            loss = self._epoch(data, targets, rows, self.lr * (1 - epoch / self.max_epochs))
+            loss = self._epoch(data, targets, rows, float(self.lr) * (1 - epoch / self.max_epochs))
             if self.early_stopping or self.verbose:
-                z = network.outputs(data, judged, self.batch_size)[at]
+                z = network.outputs(data, judged, int(self.batch_size))[at]
             if self.verbose:
                 epochs.set_postfix(loss=f"{loss:.4f}", score=f"{self._metric(targets[at], self._decided(z)):.4f}")
             if self.early_stopping:
@@ -344,7 +294,7 @@ class Learner:
             best.restore()
 
     def _epoch(self, data: Sequences, targets: np.ndarray, rows: np.ndarray, lr: float) -> float:
-        loss = self.network_.epoch(data, targets, rows, self.batch_size, lr, self.clip_norm)
+        loss = self.network_.epoch(data, targets, rows, int(self.batch_size), lr, self.clip_norm)
         self.n_iter_ += 1
         self.loss_curve_.append(loss)
         if not (np.isfinite(loss) and self.network_.finite()):

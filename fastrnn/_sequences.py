@@ -138,10 +138,10 @@ def named(name: str, value: Any, wanted: str) -> Iterator[None]:
     """Name the argument that scikit-learn refuses, and leave its words, which its own checks look for."""
     try:
         yield
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, RuntimeError) as problem:
         if str(problem).startswith(name):
             raise
-        kind = TypeError if isinstance(problem, TypeError) else ValueError
+        kind = ValueError if isinstance(problem, ValueError) else TypeError
         raise kind(f"{name}: needs {wanted}, got {type(value).__name__} ({problem})") from None
 
 
@@ -149,15 +149,14 @@ def unmasked(name: str, value: Any) -> None:
     """Refuse a masked array, or a list with one, in the core's words: NumPy would drop the mask and say nothing."""
     parts = enumerate(value) if isinstance(value, (list, tuple)) else ()
     for called, part in ((name, value), *((f"{name}[{k}]", part) for k, part in parts)):
-        if isinstance(part, np.ma.MaskedArray):
-            _check.plain(called, part, "a plain array")
+        _check.unmasked(called, part)
 
 
 def no_dates(name: str, value: Any) -> None:
     """Refuse dates and time spans, which NumPy would turn into numbers of some unit."""
-    found = getattr(value, "dtype", None)
-    if getattr(found, "kind", None) in ("m", "M"):
-        raise TypeError(f"{name}: needs numbers, got dtype {found}")
+    for found in [value.dtype] if hasattr(value, "dtype") else getattr(value, "dtypes", ()):  # a DataFrame's
+        if getattr(found, "kind", None) in ("m", "M"):
+            raise TypeError(f"{name}: needs numbers, got dtype {found}")
 
 
 def moments(name: str, values: np.ndarray) -> tuple[Any, Any]:
@@ -167,7 +166,7 @@ def moments(name: str, values: np.ndarray) -> tuple[Any, Any]:
     if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
         raise ValueError(f"{name}: needs numbers whose mean and deviation are finite, got {largest(values)}")
     constant = (values.min(axis=0) == values.max(axis=0)) | (scale == 0)  # rounding may leave it a deviation
-    return mean, np.where(constant, 1.0, scale)
+    return mean, np.where(constant, 1.0, scale)[()]  # a number of one column
 
 
 def standardised(name: str, values: np.ndarray, mean: Any, scale: Any) -> np.ndarray:

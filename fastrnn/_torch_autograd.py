@@ -38,7 +38,7 @@ FLOATS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float6
 # -- tensors as arrays -----------------------------------------------------------------------------------------------
 
 
-class Lent:
+class LentMemory:
     """A tensor's memory for NumPy to read. Unlike ``Tensor.numpy``, it leaves the storage as it is: resizable."""
 
     __slots__ = ("capsule",)
@@ -55,7 +55,7 @@ class Lent:
 
 def lend(tensor: Tensor) -> np.ndarray:
     """A read-only array on a tensor's memory, which it keeps alive."""
-    return np.from_dlpack(Lent(tensor))
+    return np.from_dlpack(LentMemory(tensor))
 
 
 def is_plain(tensor: Any, dtype: torch.dtype) -> bool:

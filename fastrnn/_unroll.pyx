@@ -43,8 +43,10 @@ cdef Py_ssize_t SHARED_WEIGHTS = 12000
 
 
 def set_threads(int n):
+    """The most that a call may use from now on: of these as many as there can be."""
     global threads
     threads = min(n, FRNN_MOST_THREADS)
+    return threads
 
 
 def set_shared_flops(double flops):

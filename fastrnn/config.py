@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 BACKENDS = ("native", "numpy")
 ISAS = ("portable", "avx2", "avx512")
-MOST_THREADS = 64  # of the pool in csrc/threads.c
+MOST_THREADS = 64  # csrc/frnn.h has FRNN_MOST_THREADS: these, or 1 where there is no pool
 
 _backend: ModuleType = reference
 _kernels: Any = None  # the compiled modules, None without them
@@ -67,7 +67,7 @@ def set_num_threads(n: int) -> None:
     global _threads
     _threads = _check.integer("n", n, 1, MOST_THREADS)
     if _unroll is not None:
-        _unroll.set_threads(_threads)
+        _threads = _unroll.set_threads(_threads)
 
 
 def describe() -> dict[str, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GATES = {"rnn": ("h",), "lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n")}
+GATE_NAMES = {"rnn": ("h",), "lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n")}
 TANH_GATES = ("h", "g", "n")  # the others are sigmoids
 
 
@@ -81,6 +81,7 @@ class GradientFlow:
             right.axhline(1, color="black", linewidth=0.5)
         self._lines(ax, label)
         figure: Any = ax.get_figure()
+        figure = figure.figure  # of a subfigure the whole
         if path is not None:
             figure.savefig(path)
         return figure
@@ -95,7 +96,12 @@ class GradientFlow:
             for name, norms, style in (("dL/dh", self.grad_h, "-"), ("dL/dc", self.grad_c, "--")):
                 if norms is not None:
                     shown = np.where(norms[l, d] > 0, norms[l, d], np.nan)  # no logarithm of 0
-                    ax.plot(shown, style, label=", ".join(filter(None, (label, name, place))))
+                    ax.plot(
+                        shown,
+                        style,
+                        marker="." if len(shown) == 1 else "",
+                        label=", ".join(filter(None, (label, name, place))),
+                    )
         ax.set(yscale="log", xlabel="time step t", ylabel="norm", title="gradient of the loss, by time of the state")
         ax.legend()
 
@@ -168,7 +174,14 @@ def gradient_flow(
     if grad_out is None and grad_state is None:
         grad_state = _last_outputs(twin, final)
     twin.backward(tape, grad_out, grad_state)
-    cells = tape.cells
+    with np.errstate(all="ignore"):
+        return _measured(twin, tape.cells, seen, threshold)
+
+
+def _measured(
+    layer: Layer, cells: list[Tape], seen: dict[int, tuple[np.ndarray, np.ndarray]], threshold: float
+) -> GradientFlow:
+    """What a pass of backpropagation shows of a layer; ``seen``: dL/dh and dL/dc of each cell."""
     grad_h, grad_c = zip(*(_norms(cell, *seen[id(cell)]) for cell in cells), strict=True)
     shape = (layer.num_layers, layer.num_directions, cells[0].call.T)
     return GradientFlow(
@@ -219,7 +232,8 @@ def _saturation(cell: Tape, threshold: float) -> list[float]:
     """For each gate, how much of it is saturated."""
     call, z = cell.call, cell.saved.z
     fractions: list[float] = []
-    for gate, a in zip(GATES[call.cell], reference.blocks(z, call.H), strict=False):  # a GRU's z has more than gates
+    gates = reference.blocks(z, call.H)  # of a GRU one more than its gates
+    for gate, a in zip(GATE_NAMES[call.cell], gates, strict=False):
         off_middle = np.abs(a if gate in TANH_GATES else 2 * a - 1)
         saturated = a == 0 if call.variant == "relu" else off_middle > threshold
         fractions.append(np.count_nonzero(saturated) / max(a.size, 1))
@@ -238,12 +252,12 @@ def _radii(cell: Tape) -> list[float]:
 def _by_gate(layer: Layer, rows: list[list[float]]) -> dict[str, np.ndarray]:
     """A row for each k, in it a value for each gate -> for each gate an array (L, D)."""
     columns = np.transpose(rows).reshape(-1, layer.num_layers, layer.num_directions)
-    return dict(zip(GATES[layer.cell], columns, strict=True))
+    return dict(zip(GATE_NAMES[layer.cell], columns, strict=True))
 
 
 def _figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as problem:
-        raise ImportError('plot needs matplotlib: pip install "fastrnn[plot]"') from problem
+        raise ImportError('plot: needs matplotlib: pip install "fastrnn[plot]"') from problem
     return Figure(figsize=(14, 4), layout="constrained")

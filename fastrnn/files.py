@@ -105,6 +105,8 @@ def load(path: FileLike) -> RNN | LSTM | GRU:
 def _rebuilt(archive: zipfile.ZipFile) -> RNN | LSTM | GRU:
     """The layer that an archive describes."""
     infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    if min((info.header_offset for info in infos.values()), default=0) > 0:
+        raise ValueError("something before it, perhaps another layer")
     if HEADER not in infos:
         raise ValueError(f"an archive without the entry {HEADER!r}")
     header = json.loads(str(_array(archive, infos.pop(HEADER))))
@@ -135,10 +137,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int, ..
 def _written(path: Any) -> Iterator[Any]:
     """A file to write to; a regular one at a path replaces what was there once it is complete."""
     if not isinstance(path, str):
-        file = path if hasattr(path, "read") else io.BytesIO()  # NumPy wants it, though it reads nothing
-        yield file
-        if file is not path:
-            path.write(file.getvalue())
+        yield (whole := io.BytesIO())  # zipfile goes back to what it has written, which not every file can
+        path.write(whole.getvalue())
         return
     mode = os.stat(path).st_mode if os.path.exists(path) else None
     if mode is not None and not stat.S_ISREG(mode):  # a device, a pipe: something that is to stay

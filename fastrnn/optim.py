@@ -33,10 +33,18 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 
 
 class _Optimizer:
-    """Options that are checked whenever they are set, which leaves ``step`` nothing to check but the gradient."""
+    """Options are checked whenever they are set, the gradient in each step, and with it what may have become of params
+    meanwhile."""
+
+    params: np.ndarray
+    _v: np.ndarray  # of params' shape and dtype
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, OPTIONS[name](name, value) if name in OPTIONS else value)
+
+    def _checked(self, grad: Any) -> np.ndarray:
+        params = _check.alike("params", _check.writeable("params", self.params), "the optimizer's state", self._v)
+        return _check.alike("grad", grad, "params", params)
 
 
 class SGD(_Optimizer):
@@ -56,7 +64,7 @@ class SGD(_Optimizer):
     Attributes
     ----------
     params : ndarray
-        The very array that was given.
+        The very array that was given. May be set to another of its shape and dtype.
     lr, momentum : float
         May be set between steps, and are checked then.
 
@@ -84,9 +92,10 @@ class SGD(_Optimizer):
         Raises
         ------
         TypeError, ValueError
-            For a gradient of another kind, dtype or shape; nothing is changed then.
+            For a gradient of another kind, dtype or shape, or ``params`` that are no longer as they were when the
+            optimizer was made; nothing is changed then.
         """
-        grad = _check.alike("grad", grad, "params", self.params)
+        grad = self._checked(grad)
         params, v = self.params, self._v
         with np.errstate(all="ignore"):  # an error in their midst would leave half a step
             v *= self.momentum
@@ -114,7 +123,7 @@ class Adam(_Optimizer):
     Attributes
     ----------
     params : ndarray
-        The very array that was given.
+        The very array that was given. May be set to another of its shape and dtype.
     lr, eps : float
     betas : (float, float)
         These three may be set between steps, and are checked then.
@@ -151,9 +160,10 @@ class Adam(_Optimizer):
         Raises
         ------
         TypeError, ValueError
-            For a gradient of another kind, dtype or shape; nothing is changed then.
+            For a gradient of another kind, dtype or shape, or ``params`` that are no longer as they were when the
+            optimizer was made; nothing is changed then.
         """
-        grad = _check.alike("grad", grad, "params", self.params)
+        grad = self._checked(grad)
         params, m, v, scratch = self.params, self._m, self._v, self._scratch
         beta1, beta2 = self.betas
         self._t += 1

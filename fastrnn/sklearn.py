@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from . import _check, config
-from ._network import CELLS, Learner, Network, check, cross_entropy, lend_threads, softmax, squared_error
+from ._head import cross_entropy, softmax, squared_error
+from ._network import CELLS, Learner, Network, check, lend_threads
 from ._sequences import Sequences, moments, named, no_dates, separate, sorted_labels, standardised, unmasked
 
 try:
@@ -184,7 +185,7 @@ class SequenceEstimator(Learner, BaseEstimator):
             else:
                 self._start(data, targets if known is None else known, self._generator())
             rows = np.arange(len(data.lengths))
-            self._epoch(data.scaled(self.mean_, self.scale_), self._encoded(targets), rows, self.lr)
+            self._epoch(data.scaled(self.mean_, self.scale_), self._encoded(targets), rows, float(self.lr))
         return self
 
     def _start(self, data: Sequences, known: np.ndarray, rng: np.random.Generator) -> None:
@@ -212,7 +213,8 @@ class SequenceEstimator(Learner, BaseEstimator):
         classes = targets if is_classifier(self) and not self.per_step else None
         seed = int(rng.integers(2**31))
         try:
-            return train_test_split(rows, test_size=self.validation_fraction, random_state=seed, stratify=classes)
+            share = float(self.validation_fraction)
+            return train_test_split(rows, test_size=share, random_state=seed, stratify=classes)
         except ValueError as problem:
             wanted, found = "sequences to learn from and to hold out", f"{self.validation_fraction} of {len(rows)}"
             raise ValueError(f"validation_fraction: needs {wanted}, got {found} ({problem})") from None
@@ -236,8 +238,8 @@ class SequenceEstimator(Learner, BaseEstimator):
         for name in ("batch_size", "n_jobs"):
             check(name, getattr(self, name))
         data = self._sequences(X, self.n_features_in_).scaled(self.mean_, self.scale_)
-        with lend_threads(self._threads()):
-            return self.network_.outputs(data, np.arange(len(data.lengths)), self.batch_size), data
+        with lend_threads(self._threads()), np.errstate(all="ignore"):
+            return self.network_.outputs(data, np.arange(len(data.lengths)), int(self.batch_size)), data
 
     def _shown(self, values: np.ndarray, data: Sequences) -> Any:
         """Results as the caller laid sequences out."""
@@ -531,7 +533,8 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         return standardised("y", targets, self.y_mean_, self.y_scale_).reshape(len(targets), -1)
 
     def _predicted(self, z: np.ndarray) -> np.ndarray:
-        return z.reshape(-1, *np.shape(self.y_mean_)) * self.y_scale_ + self.y_mean_
+        z = z.astype(np.float64).reshape(-1, *np.shape(self.y_mean_))
+        return z * self.y_scale_ + self.y_mean_
 
     @staticmethod
     def _decided(z: np.ndarray) -> np.ndarray:

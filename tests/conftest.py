@@ -57,7 +57,7 @@ NEEDED = {
     "test_keras*.py": ("keras", "h5py", "torch"),
     "test_keras_backends.py": ("jax",),
     "test_sklearn*.py": ("sklearn",),
-    "test_sklearn_rules.py": ("pandas",),
+    "test_sklearn_rules.py": ("pandas", "torch"),
     "test_torch*.py": ("torch", "expecttest"),
     "test_examples.py": ("torch", "dask", "mpi4py"),
     "test_imports.py": ("torch", "onnx", "keras", "h5py", "sklearn", "jax"),

@@ -8,6 +8,7 @@ T time steps, B batch, I input size, H hidden size, P size of the projected h, L
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -270,6 +271,25 @@ BACKWARD_ROWS = [
 def test_bad_gradients(cell, change, error, message):
     for module in (functional, reference):
         refused(error, message, getattr(module, f"{cell}_backward"), **{"tape": tape_of(cell)} | change)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("saved", lambda tape: (1.5, *tape.saved[1:])),
+        ("saved", lambda tape: (np.zeros(9), *tape.saved[1:])),
+        ("out", lambda tape: tape.out[:1]),
+        ("out", lambda tape: tape.out.astype(np.float32)),
+        ("call", lambda tape: replace(tape.call, x=tape.call.x[:1])),
+    ],
+    ids=["number saved", "array saved", "out", "dtype", "x"],
+)
+def test_a_tape_with_other_fields(field, value):
+    """Pointers go into what it refers to: nothing may be read past an end."""
+    tape = tape_of("gru")
+    if tape.backend is not reference:  # where NumPy objects, or not, by itself
+        setattr(tape, field, value(tape))
+        refused(ValueError, "tape: needs its fields as forward left them, got others", functional.gru_backward, tape)
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
@@ -564,7 +584,7 @@ def test_a_bad_batch_size(size, error, message):
 
 def test_no_stream_runs_both_ways(layer):
     for made in (layer, layer.freeze()):
-        refused(ValueError, "stream: needs a layer of one direction, got bidirectional=True", made.stream)
+        refused(ValueError, "layer: needs one direction, got bidirectional=True", made.stream)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

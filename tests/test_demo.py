@@ -19,7 +19,6 @@ import pytest
 import fastrnn
 from fastrnn import cli, demo
 from fastrnn.demo import _data, learned, memory, one_network, prices, speech
-from fastrnn.demo._head import SoftmaxHead
 
 PLOTS = ["1-one-network", "2-learned", "3-one-unit", "3-cells", "4-prices", "5-speech"]
 
@@ -243,25 +242,3 @@ def test_confusion_counts():
     counts = speech.confusion(np.array([2, 2, 0]), np.array([2, 1, 0]))
     assert counts.sum() == 3
     assert counts[2, 2] == counts[1, 2] == counts[0, 0] == 1
-
-
-# -- the softmax head ------------------------------------------------------------------------------------------------
-
-
-def test_gradients_of_the_head():
-    rng = np.random.default_rng(0)
-    head = SoftmaxHead(features=5, classes=3, seed=0)
-    h, labels = rng.standard_normal((7, 5)).astype(np.float32), rng.integers(0, 3, 7)
-    _, grad_h, grad_flat = head.loss(h, labels)
-
-    def slope(array, index, step=1e-2):
-        losses, old = [], array[index]
-        for array[index] in (old + step, old - step):
-            losses.append(head.loss(h, labels)[0])
-        array[index] = old
-        return (losses[0] - losses[1]) / (2 * step)
-
-    for index in np.ndindex(h.shape):
-        assert slope(h, index) == pytest.approx(grad_h[index], abs=2e-4)
-    for index in range(head.flat.size):
-        assert slope(head.flat, index) == pytest.approx(grad_flat[index], abs=2e-4)

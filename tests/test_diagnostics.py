@@ -244,7 +244,28 @@ def test_plot_into_given_axes(tmp_path):
     assert [line.get_label() for line in ax.lines] == ["seed 0, dL/dh, layer 0", "seed 1, dL/dh, layer 0"]
 
 
+def test_plot_into_a_part_of_a_figure(tmp_path):
+    from matplotlib.figure import Figure
+
+    whole = Figure()
+    ax = whole.subfigures(1, 2)[0].subplots()
+    assert gradient_flow(make("gru"), sequence()).plot(ax, path=tmp_path / "flow.png") is whole
+    assert (tmp_path / "flow.png").exists()
+
+
+def test_one_step_is_drawn_as_a_point():
+    figure = gradient_flow(make("rnn"), sequence()[:1]).plot()
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["."]
+
+
+def test_the_callers_errstate_does_not_matter():
+    x = 100 * sequence()
+    with np.errstate(all="raise"):
+        flow = gradient_flow(make("lstm"), np.concatenate([x] * 60))
+    assert flow.grad_h.shape == (1, 1, 60 * len(x))
+
+
 def test_plot_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'plot needs matplotlib: pip install "fastrnn\[plot\]"'):
+    with pytest.raises(ImportError, match=r'plot: needs matplotlib: pip install "fastrnn\[plot\]"'):
         gradient_flow(make("rnn"), sequence()).plot()

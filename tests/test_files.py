@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -91,6 +92,20 @@ def test_a_file_need_only_be_written_to():
     same(load(io.BytesIO(b"".join(written))), LAYERS[2])
 
 
+@pytest.mark.parametrize(("opened", "mode"), [(gzip.open, "wb"), (open, "ab")])
+def test_what_can_only_be_added_to(opened, mode, tmp_path):
+    """zipfile would go back to mend what it wrote."""
+    with opened(tmp_path / "layer", mode) as file:
+        LAYERS[2].save(file)
+    with opened(tmp_path / "layer", "rb") as file:
+        same(load(file), LAYERS[2])
+
+
+def test_two_layers_in_one_file():
+    with pytest.raises(ValueError, match="file: needs a whole file written by fastrnn, got something before it, perh"):
+        load(io.BytesIO(saved(LAYERS[0]) + saved(LAYERS[1])))
+
+
 def test_files_are_plain_npz(tmp_path):
     LAYERS[2].save(tmp_path / "layer")
     with np.load(tmp_path / "layer", allow_pickle=False) as arrays:
@@ -163,6 +178,13 @@ def test_bad_arguments(tmp_path):
 def test_what_is_neither_a_path_nor_a_binary_file_is_named(path, got):
     for call in (load, LAYERS[0].save):
         with pytest.raises(TypeError, match=re.escape(f"path: needs a path or a binary file, got {got}")):
+            call(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", b"a\0b"], ids=repr)
+def test_no_path_has_null_characters(path):
+    for call in (load, LAYERS[0].save):
+        with pytest.raises((TypeError, ValueError), match="path: needs a path"):
             call(path)
 
 

@@ -203,7 +203,7 @@ read_only.flags.writeable = False
         ),
         (lambda: Adam(np.ones(3), eps=-1e-8), ValueError, "eps: needs a finite number >= 0, got -1e-08"),
         (lambda: clip_grad_norm(np.ones(3), 0), ValueError, "max_norm: needs a finite number > 0, got 0"),
-        (lambda: clip_grad_norm([[1.0]], 1), TypeError, "grads: needs an array of float32 or float64"),
+        (lambda: clip_grad_norm([[1.0]], 1), TypeError, r"grads\[0\]: needs an array of float32 or float64"),
         (lambda: clip_grad_norm(5, 1), TypeError, "grads: needs an array of float32 or float64, or several, got 5"),
         (lambda: clip_grad_norm(None, 1), TypeError, "grads: needs an array of .*, or several, got None"),
         (lambda: clip_grad_norm(read_only, 1), ValueError, "grads: needs a writeable array"),
@@ -252,3 +252,26 @@ def test_a_gru_learns_to_remember(make):
         clip_grad_norm(grads.flat, 1.0)
         optimizer.step(grads.flat)
     assert np.mean(losses[:10]) > 0.8 and np.mean(losses[-20:]) < 0.2
+
+
+@pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, 0.9), Adam], ids=["SGD", "Adam"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda o: setattr(o.params, "shape", (2, 2)), ValueError, r"params: needs shape \(4,\) like the optimizer's"),
+        (lambda o: o.params.setflags(write=False), ValueError, "params: needs a writeable array"),
+        (lambda o: setattr(o, "params", np.ones(5)), ValueError, r"params: needs shape \(4,\) like the optimizer's"),
+        (lambda o: setattr(o, "params", np.ones(4, np.float32)), TypeError, "params: needs dtype float64 like the opt"),
+        (lambda o: setattr(o, "params", [1.0, 2.0]), TypeError, "params: needs an array of float32 or float64"),
+    ],
+    ids=["shape", "read-only", "size", "dtype", "list"],
+)
+def test_params_that_changed_meanwhile_are_refused_before_the_step(make, change, error, message):
+    optimizer = make(np.ones(4))
+    optimizer.step(np.ones(4))
+    change(optimizer)
+    before = copy.deepcopy(vars(optimizer))
+    with pytest.raises(error, match=message):
+        optimizer.step(np.ones(np.shape(optimizer.params)))
+    del before["_scratch"]
+    assert all(np.array_equal(vars(optimizer)[name], value) for name, value in before.items())

@@ -315,6 +315,7 @@ HUGE = {
     "product": lambda: fastrnn.lstm(endless(2**30, 2**30, 1), **ONE),
     "training": lambda: fastrnn.lstm_forward(endless(2**50, 1, 1), **ONE),
     "states": lambda: fastrnn.lstm(endless(0, 2**50, 1), **ONE),
+    "projection": lambda: fastrnn.lstm(endless(2**44, 1, 1), endless(4, 1), endless(4, 2**18), w_hr=endless(2**18, 1)),
     "inputs": lambda: fastrnn.lstm(endless(1, 1, 2**50), endless(4, 2**50), ONE["w_hh"]),
     "units": lambda: fastrnn.rnn(endless(1, 1, 1), endless(2**30, 1), endless(2**30, 2**30)),
     "gates": lambda: fastrnn.LSTM(2**31, 2**31),
@@ -341,6 +342,8 @@ def test_what_no_address_space_holds_is_named():
             ValueError, match=r"^x: needs T\*B\*4 elements below 2\*\*50 bytes, got T = 1073741824, B = 107"
         ):
             call(endless(2**30, 2**30, 1), **ONE)
+        with pytest.raises(ValueError, match=r"^x: needs T\*B\*262144 elements below 2\*\*50 bytes"):
+            call(endless(2**44, 1, 1), endless(4, 1), endless(4, 2**18), w_hr=endless(2**18, 1))
 
 
 def test_no_size_of_a_workspace_overflows():

@@ -292,9 +292,9 @@ def test_bad_states(state, error, message):
 
 
 def test_bad_streams():
-    with pytest.raises(ValueError, match="stream: needs a layer of one direction, got bidirectional=True"):
+    with pytest.raises(ValueError, match="layer: needs one direction, got bidirectional=True"):
         make("gru", bidirectional=True).stream()
-    with pytest.raises(ValueError, match="stream: needs a layer of one direction"):
+    with pytest.raises(ValueError, match="layer: needs one direction"):
         make("gru", bidirectional=True).freeze().stream()
     with pytest.raises(ValueError, match="batch_size: needs an integer >= 1, got 0"):
         make("gru").stream(0)

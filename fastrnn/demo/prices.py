@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 import fastrnn
 
+from .._head import Dense, cross_entropy
 from ._data import Prices, pad, stock_prices
-from ._head import SoftmaxHead
 from ._report import COLOURS, GREY, Progress, Report, panels
 
 TITLE = "Real prices"
@@ -67,15 +67,16 @@ class Batch(NamedTuple):
 def train(cell: type, batch: Batch, progress: Progress) -> np.ndarray:
     """Train a layer on the first four fifths; return its predictions for all months, shape (T, B)."""
     layer = cell(1, HIDDEN, init="orthogonal", seed=0)
-    head = SoftmaxHead(HIDDEN, len(CLASSES), seed=0)
+    head = Dense(HIDDEN, len(CLASSES), np.random.default_rng(0))
     optimizers = [fastrnn.optim.Adam(params, lr=0.01) for params in (layer.flat_params, head.flat)]
     T = batch.train_lengths.max()
     x, mask, target = batch.x[:T], batch.train[:T], batch.target[:T]
     for _ in progress(range(STEPS), cell.__name__):
         out, _, tape = layer.forward(x, lengths=batch.train_lengths)
-        _, grad_h, grad_head = head.loss(out[mask], target[mask])
+        h = out[mask]
+        _, grad_z = cross_entropy(head(h), target[mask])
         grad_out = np.zeros_like(out)
-        grad_out[mask] = grad_h
+        grad_out[mask], grad_head = head.backward(h, grad_z)
         grads = layer.backward(tape, grad_out)
         fastrnn.optim.clip_grad_norm(grads.flat, 1.0)
         for optimizer, grad in zip(optimizers, (grads.flat, grad_head), strict=True):

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 import fastrnn
 
+from .._head import Dense, cross_entropy
 from ._data import Utterances, japanese_vowels
-from ._head import SoftmaxHead
 from ._report import COLOURS, Progress, Report, panels
 
 TITLE = "Real speech"
@@ -44,7 +44,7 @@ def train(functions: Any, train_set: Utterances, test: Utterances, seed: int) ->
     rng = np.random.default_rng(seed)
     layer = fastrnn.GRU(train_set.frames.shape[2], HIDDEN, seed=rng)
     weights = layer.params.values()  # w_ih, w_hh, b_ih, b_hh: views that the optimizer moves
-    head = SoftmaxHead(HIDDEN, SPEAKERS, seed)
+    head = Dense(HIDDEN, SPEAKERS, np.random.default_rng(seed))
     optimizers = [fastrnn.optim.Adam(params, lr=RATE) for params in (layer.flat_params, head.flat)]
     losses, start = [], perf_counter()
     for epoch in range(EPOCHS):
@@ -55,7 +55,8 @@ def train(functions: Any, train_set: Utterances, test: Utterances, seed: int) ->
             lengths = train_set.lengths[rows]
             x = train_set.frames[: lengths.max(), rows]
             _, h_n, tape = functions.gru_forward(x, *weights, lengths=lengths)
-            loss, grad_h_n, grad_head = head.loss(h_n, train_set.speaker[rows])
+            loss, grad_z = cross_entropy(head(h_n), train_set.speaker[rows])
+            grad_h_n, grad_head = head.backward(h_n, grad_z)
             grads = functions.gru_backward(tape, grad_h_n=grad_h_n)
             grad_layer = np.concatenate([grad.ravel() for grad in (grads.w_ih, grads.w_hh, grads.b_ih, grads.b_hh)])
             for optimizer, grad in zip(optimizers, (grad_layer, grad_head), strict=True):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 
 import fastrnn
 from fastrnn import _network
-from fastrnn._network import Dense, Network, cross_entropy, softmax, squared_error
+from fastrnn._head import Dense, cross_entropy, softmax, squared_error
+from fastrnn._network import Network
 from fastrnn._sequences import Sequences, moments
 from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
 
@@ -178,6 +181,34 @@ def test_units_do_not_matter():
     np.testing.assert_allclose(plain.mean_, steps.mean(axis=0))
     np.testing.assert_allclose(plain.scale_, steps.std(axis=0))
     assert (plain.y_mean_, plain.y_scale_) == (pytest.approx(LAST.mean()), pytest.approx(LAST.std()))
+
+
+@each_task
+def test_numbers_are_predicted_in_double_precision(kind, y, options):
+    """So that targets far from 0 keep their differences."""
+    model = quick(kind, **options).fit(X, y)
+    if kind is SequenceRegressor:
+        assert np.shape(model.y_scale_) == np.shape(model.y_mean_) == np.shape(y[0])[bool(options) :]
+        assert isinstance(model.y_scale_, float if np.ndim(model.y_scale_) == 0 else np.ndarray)
+        assert {row.dtype for row in model.predict(X)} == {np.dtype(np.float64)}
+        far = quick(kind, **options).fit(X, [row + 1e9 for row in y]).predict(X)
+        assert len(np.unique(np.concatenate([np.ravel(row) for row in far]))) > len(X) // 2
+
+
+@each_task
+def test_parameters_may_be_numbers_of_any_kind(kind, y, options):
+    given = {"batch_size": 16, "hidden_size": 8, "max_epochs": 5, "lr": 0.01, "validation_fraction": 0.25}
+    others = {name: np.uint8(value) for name, value in given.items() if value > 1}
+    others |= {"lr": Decimal("0.01"), "validation_fraction": Fraction(1, 4)}
+    plain, other = (quick(kind, **options, **some, early_stopping=True).fit(X, y) for some in (given, others))
+    assert same(plain.predict(X), other.predict(X))
+
+
+def test_the_callers_errstate_does_not_matter():
+    sides = [np.full((5, 2), side) for side in (-3.0, 3.0)] * 12
+    with np.errstate(all="raise"):
+        model = quick(SequenceClassifier, lr=0.1, max_epochs=40).fit(sides, [0, 1] * 12)
+        assert model.score(sides, [0, 1] * 12) == 1
 
 
 def test_arguments_are_left_alone():
@@ -417,6 +448,8 @@ def test_missing_tqdm_is_named_before_any_work(monkeypatch):
         ),
         ({"n_jobs": 0}, ValueError, "n_jobs: needs an integer other than 0 or None, got 0"),
         ({"n_jobs": 1.5}, TypeError, "n_jobs: needs an integer, got 1.5"),
+        ({"verbose": "no"}, TypeError, "verbose: needs an integer, got 'no'"),
+        ({"verbose": np.ones(2)}, TypeError, "verbose: needs an integer, got ndarray"),
     ],
 )
 def test_bad_parameters(options, error, message):

@@ -17,7 +17,7 @@ import pytest
 from test_robustness import forks, in_a_child
 
 import fastrnn
-from fastrnn._network import Lent, Network, blas, lend_threads, one_blas_thread
+from fastrnn._network import LentSetting, Network, blas, lend_threads, one_blas_thread
 from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
 
 BOTH = (SequenceClassifier, SequenceRegressor)
@@ -181,7 +181,7 @@ def test_one_blas_thread_is_put_back_after_an_error():
 
 def test_what_several_borrow_the_last_puts_back():
     values = ["own"]
-    lend = Lent(lambda: values[-1], values.append)
+    lend = LentSetting(lambda: values[-1], values.append)
     first, second = lend("first"), lend("second")
     first.__enter__()
     second.__enter__()
@@ -192,6 +192,20 @@ def test_what_several_borrow_the_last_puts_back():
     with pytest.raises(KeyboardInterrupt), lend("third"):
         raise KeyboardInterrupt
     assert values[-2:] == ["third", "own"]
+
+
+def test_what_an_interrupt_keeps_from_being_lent_is_put_back():
+    values = ["own"]
+
+    def write(value):
+        values.append(value)
+        if value == "lent":
+            raise KeyboardInterrupt
+
+    lend = LentSetting(lambda: values[-1], write)
+    with pytest.raises(KeyboardInterrupt), lend("lent"):
+        raise AssertionError("lent")
+    assert values == ["own", "lent", "own"] and not lend.users
 
 
 @forks

@@ -9,7 +9,9 @@ import pickle
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
@@ -189,3 +191,24 @@ def test_inside_other_estimators():
     y = np.stack([LAST, -LAST], axis=1)
     model = MultiOutputRegressor(quick(SequenceRegressor)).fit(np.stack([x[-3:] for x in X]), y)
     assert model.predict(np.stack([x[-3:] for x in X])).shape == (60, 2)
+
+
+# -- what other libraries lay out ------------------------------------------------------------------------------------
+
+
+def test_frames_of_dates_are_no_numbers():
+    days = pd.DataFrame({"a": pd.date_range("2020", periods=60), "b": pd.date_range("2021", periods=60)})
+    for frame in (days, days - days.iloc[0]):
+        with pytest.raises(TypeError, match="y: needs numbers, got dtype "):
+            quick(SequenceRegressor).fit(X, frame)
+        for kind in BOTH:
+            with pytest.raises(TypeError, match="X: needs numbers, got dtype "):
+                quick(kind).fit(frame, LAST)
+
+
+def test_what_torch_will_not_make_an_array_is_named():
+    tensor = torch.zeros(60, 3, 2, requires_grad=True)
+    with pytest.raises(TypeError, match=r"^X: needs sequences of numbers, got Tensor"):
+        quick(SequenceRegressor).fit(tensor, LAST)
+    with pytest.raises(TypeError, match=r"^y: needs a target for each sequence, got Tensor"):
+        quick(SequenceRegressor).fit(X, tensor[:, 0, 0])
