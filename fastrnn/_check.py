@@ -23,6 +23,7 @@ LETTERS = {  # of the shapes of W_ih, W_hh and the biases
     "gru": ("(3*H, I)", "(3*H, P)", "(3*H,)"),
 }
 PLAIN = 0x101  # flags of an array: C-contiguous and aligned
+SOURCES = (np.random.Generator, np.random.BitGenerator, np.random.SeedSequence, np.random.RandomState)
 MAX_BYTES = 2**50  # beyond any memory; below it no size of a workspace, of 64 threads or less, overflows ptrdiff_t
 
 dimensions: Any = None  # the kernels' own quick look at a function's arguments, where config has found kernels
@@ -144,20 +145,20 @@ def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
 
 
 def shaped(name: str, array: np.ndarray, letters: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array, C-contiguous and aligned, if its shape is right."""
+    """A view of the array, whose shape nobody else can change, or a copy: C-contiguous and aligned."""
     if array.shape != shape:
         raise ValueError(f"{name}: needs shape {letters} = {shape}, got {array.shape}")
-    return array if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
+    return array[...] if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
 
 
 def rows(array: np.ndarray) -> np.ndarray:
-    """The array itself if its last axis is contiguous and all is aligned, else a C-contiguous copy."""
+    """A view of the array if its last axis is contiguous and all is aligned, else a C-contiguous copy."""
     if array.flags.carray:
-        return array
+        return array[...]
     size = array.itemsize
     strides = array.strides
     if array.flags.aligned and (strides[-1] == size or array.shape[-1] <= 1) and not any(s % size for s in strides):
-        return array
+        return array[...]
     return np.array(array, order="C")
 
 
@@ -216,6 +217,8 @@ def pair(name: str, state: Any) -> tuple[Any, Any]:
 
 def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse) -> Call:
     reverse = flag("reverse", reverse)
+    if lengths_ is not None:
+        lengths_ = plain("lengths", lengths_, "integers")  # first: what makes an array may change others' shapes
     found = dimensions and dimensions(GATES[cell], x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
     if not found:
         x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
@@ -231,6 +234,7 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
     like = x.dtype
     if x.ndim != 3:
         raise ValueError(f"x: needs shape (T, B, I), got {x.shape}")
+    x = rows(x)
     T, B, I = x.shape
     G = GATES[cell]
     of_x, of_h, of_b = LETTERS[cell]
@@ -249,7 +253,7 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
     sizes(T, B, max(G * H, I, P), x.itemsize)
     w_hh = shaped("w_hh", w_hh, of_h, (G * H, P))
     return (
-        rows(x),
+        x,
         shaped("w_ih", floats("w_ih", w_ih, like), of_x, (G * H, I)),
         w_hh,
         optional("b_ih", b_ih, like, of_b, (G * H,)),
@@ -288,7 +292,10 @@ def tape(value: Any, cell: str) -> Tape:
 
 
 def generator(name: str, seed: Any) -> np.random.Generator:
+    """What NumPy makes of a seed; it would crash on some objects that are none."""
     try:
+        if seed is not None and not isinstance(seed, SOURCES):
+            seed = [integer(name, k, 0) for k in seed] if isinstance(seed, (list, tuple)) else integer(name, seed, 0)
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as problem:
         wanted = "None, an integer >= 0 or a numpy.random.Generator"

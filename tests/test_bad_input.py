@@ -294,6 +294,8 @@ def test_a_tape_with_other_fields(field, value):
 
 # -- layers ----------------------------------------------------------------------------------------------------------
 
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)  # on which NumPy itself crashes
 OPTIONS = [
     # sizes
     (RNN, "input_size", 0, ValueError, "needs an integer >= 1, got 0"),
@@ -345,6 +347,8 @@ OPTIONS = [
     (GRU, "seed", 0.5, TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got 0.5"),
     (LSTM, "seed", "lucky", TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got 'lucky'"),
     (LSTM, "seed", np.nan, TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got nan"),
+    (RNN, "seed", range(5), TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got range(0, 5)"),
+    (GRU, "seed", ENDLESS, TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got [[...]]"),
 ]
 
 

@@ -7,6 +7,7 @@ T time steps, B batch, I input size, H hidden size.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import multiprocessing
@@ -298,6 +299,45 @@ def test_shapes_that_change_in_place_reach_no_tape_of_a_function(cell, variant, 
     for array in (out, *(value for value in case.values() if isinstance(value, np.ndarray))):
         array.shape = (1, -1)
     same_bits(backward(tape, losses), before)
+
+
+class Reshaping:
+    """Like an array, but whoever asks for it gives another one another shape."""
+
+    def __init__(self, array, other):
+        self.array, self.other = array, other
+
+    def __array__(self, dtype=None, copy=None):
+        self.other.shape = (1, 1, -1)
+        return self.array
+
+
+@changes_in_place
+@pytest.mark.parametrize("name", ["w_hh", "h0", "lengths"])
+def test_arguments_that_change_the_shape_of_others(name):
+    """Nothing is read past an end: it is the result of the shape there was, or an error."""
+    T, B, I, H = 200, 50, 8, 9
+    case = {"x": np.ones((T, B, I)), "w_ih": np.ones((H, I)), "w_hh": np.ones((H, H)), "h0": np.ones((B, H))}
+    expected = fastrnn.rnn(**case, lengths=[T - 1] * B)[0]
+    given = case | {"lengths": np.full(B, T - 1)}
+    given[name] = Reshaping(given[name], case["x"])
+    with contextlib.suppress(ValueError):
+        assert np.array_equal(fastrnn.rnn(**given)[0], expected)
+
+
+@changes_in_place
+@pytest.mark.parametrize("name", ["state", "lengths", "grad_state"])
+def test_arguments_that_change_the_shape_of_a_layers_others(name):
+    layer = fastrnn.RNN(8, 9, dtype=np.float64, seed=0)
+    x, state, lengths = np.ones((200, 50, 8)), np.ones((1, 50, 9)), np.full(50, 199)
+    out, _, tape = layer.forward(x, state, lengths)
+    if name == "grad_state":
+        expected = layer.backward(tape, out.copy(), state).flat
+        assert np.array_equal(layer.backward(tape, out, Reshaping(state, out)).flat, expected)
+        return
+    given = {"state": state, "lengths": lengths}
+    given[name] = Reshaping(given[name], x)
+    assert np.array_equal(layer(x, **given)[0], out)
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------------
