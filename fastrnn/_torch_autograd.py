@@ -236,7 +236,7 @@ class Packed(Layout):
 class Pass:
     """One run of the kernels over a stack: forward, and, if it keeps a tape, back as often as wanted."""
 
-    __slots__ = ("at", "dropout", "layout", "noise", "spec", "tapes", "weights", "x")
+    __slots__ = ("at", "dropout", "given", "layout", "noise", "spec", "tapes", "weights")
 
     def __init__(self, weights: Weights, layout: Layout, dropout: float) -> None:
         self.spec, self.weights, self.layout = weights.spec, weights, layout
@@ -246,8 +246,9 @@ class Pass:
 
     def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, taped: bool = False) -> list:
         """The outputs and final states as the caller lays them out; with a tape if there is a way back."""
-        x = self.x = x.detach()  # of the memory that the tape reads, whatever becomes of the caller's tensor
-        self.at = x.data_ptr()
+        if taped:  # of the memory that the tape reads, whatever becomes of the caller's tensors
+            self.given: list[Any] = [None if part is None else part.detach() for part in (x, h0, c0)]
+            self.at = x.data_ptr()
         spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
         ragged = layout.ragged
         array = _check.rows(layout.inward(lend(x)))
@@ -278,7 +279,7 @@ class Pass:
         ``saved`` are x, h0, c0 and the weights as autograd kept them: they count where there is no tape yet.
         """
         if self.tapes:
-            return self, self.weights.now() if self.x.data_ptr() == self.at else None
+            return self, self.weights.now() if self.given[0].data_ptr() == self.at else None
         x, h0, c0, *tensors = saved
         dtype = self.weights.dtype
         if not all(part is None or is_plain(part, dtype) for part in saved):
@@ -354,14 +355,43 @@ class Pass:
     def replay(self, saved: Sequence[Tensor | None], needed: Sequence[bool], grads: Sequence[Tensor | None]) -> list:
         """What ``backward`` gives, by PyTorch's own operations: to be differentiated again, or of batches of grads."""
         again = torch.is_grad_enabled()
+        kept = [*self.given, *self.weights.tensors] if self.tapes else saved
         with torch.enable_grad():
-            inputs = [None if part is None else part.view_as(part) for part in saved]  # a tensor may be there twice
+            inputs = [
+                None if part is None else as_it_was(part, memory, need)
+                for part, memory, need in zip(saved, kept, needed, strict=True)
+            ]
             results = plain_pass(self.spec, self.layout, inputs, self._drop)
             given = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
             wanted = [part for part, need in zip(inputs, needed, strict=True) if need]
             outs, grads = zip(*given, strict=True)
             found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=again, allow_unused=True))
         return [next(found) if need else None for need in needed]
+
+
+class OnMemory(torch.autograd.Function):
+    """A tensor with the numbers in another's memory, those it had itself: (tensor, memory) -> the numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, memory: Tensor) -> Tensor:
+        """A view."""
+        ctx.dtype = tensor.dtype
+        return memory.view_as(memory)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:  # type: ignore[override]
+        """The tensor's."""
+        return grad.to(ctx.dtype), None
+
+
+def as_it_was(tensor: Tensor, memory: Tensor, needed: bool) -> Tensor:
+    """What forward was given, for the formulas: a caller may since have set its data or frozen it, and it may be there
+    twice, so that each has a name of its own."""
+    if needed and not tensor.requires_grad:
+        return memory.detach().requires_grad_()
+    if tensor.data_ptr() == memory.data_ptr() and tensor.dtype == memory.dtype:
+        return tensor.view_as(tensor)
+    return OnMemory.apply(tensor, memory)
 
 
 def plain_pass(
@@ -387,9 +417,11 @@ class Recurrence(torch.autograd.Function):
         """The kernels' forward pass."""
         ctx.run = run
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, c0, *weights)
-        taped = hooks(True) is None  # where saved tensors are to go elsewhere, or nowhere, the tape must not stay here
-        return tuple(map(torch.from_numpy, run.forward(x, h0, c0, taped)))
+        taped = hooks(True) is None  # where saved tensors are to go elsewhere, or nowhere, nothing else must stay here
+        results = run.forward(x, h0, c0, taped)
+        noise, run.noise = ([], run.noise) if taped else (run.noise, [])
+        ctx.save_for_backward(x, h0, c0, *weights, *noise)
+        return tuple(map(torch.from_numpy, results))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
@@ -400,6 +432,10 @@ class Recurrence(torch.autograd.Function):
         run, (_, *needed) = ctx.run, ctx.needs_input_grad
         if not keeps_graph():
             ctx.run = None
+        saved, noise = saved[: len(needed)], saved[len(needed) :]
+        if noise:
+            run = Pass(run.weights, run.layout, run.dropout)
+            run.noise = list(noise)
         given, weights = [grad for grad in grads if grad is not None], None
         if not given:
             return (None,) * (1 + len(needed))

@@ -32,7 +32,9 @@ try:
         Pass,
         Spec,
         Weights,
+        autocast,
         frames_are_compiled,
+        hooks,
         is_plain,
         is_transformed,
         is_usual,
@@ -82,7 +84,7 @@ class Recurrent(nn.RNNBase):
         found = None
         if is_usual():
             found = self._on_kernels(input, hx)
-        elif is_transformed():
+        elif is_transformed() and not autocast():
             found = self._transformed(input, hx)
         if found is None:
             proxy = proxy_in(input, hx)
@@ -120,6 +122,9 @@ class Recurrent(nn.RNNBase):
         if recording:
             for part in (*tensors, *given):
                 if part is not None and part.requires_grad:
+                    if hooks(True) is not None:  # what a leaf is may change, of its views only the numbers
+                        given = [None if part is None else part.view_as(part) for part in given]
+                        tensors = [tensor.view_as(tensor) for tensor in tensors]
                     return recurrence(run, *given, *tensors)
         return tuple(map(torch.from_numpy, run.forward(*given)))
 

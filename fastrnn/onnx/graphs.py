@@ -20,19 +20,10 @@ Source: TypeAlias = onnx.NodeProto | Constant | None  # what makes a value; None
 Sources = ChainMap[str, Source]  # of all values that a graph sees: its own, then those of the graphs around it
 
 MOVES = {"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # every number of the first input, once
-FOLDED = MOVES | {
-    "Cast",
-    "Concat",
-    "Constant",
-    "ConstantOfShape",
-    "Expand",
-    "Gather",
-    "Mul",
-    "ReduceProd",
-    "Shape",
-    "Slice",
-    "Split",
-}
+BROADCAST = {"Add", "Div", "Mul", "Pow", "Sub"}
+FOLDED = MOVES | BROADCAST
+FOLDED |= {"Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten", "Gather", "Neg"}
+FOLDED |= {"ReduceL2", "ReduceProd", "ReduceSum", "Shape", "Slice", "Split", "Sqrt"}
 MOST_MADE = 2**24  # numbers made of nothing: many a layer's biases, and no more than 128 MB
 MOST_EXPANSION = 100  # numbers made of each that is stored: exporters move weights about in a dozen steps
 
@@ -164,7 +155,7 @@ def size_made(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> int:
     if op in ("ConstantOfShape", "Expand") and arrays and arrays[-1].dtype.kind in "iu":
         asked = [int(size) for size in arrays[-1].flat]
         return math.prod(asked) if op == "ConstantOfShape" else broadcast_size(arrays[0].shape, asked)
-    if op == "Mul" and len(arrays) == 2:
+    if op in BROADCAST and len(arrays) == 2:
         return broadcast_size(arrays[0].shape, arrays[1].shape)
     if op == "Gather" and len(arrays) == 2:
         sizes = [attribute.i for attribute in node.attribute if attribute.name == "axis"] or [0]

@@ -129,6 +129,29 @@ def test_weights_in_constant_nodes_behind_identities_and_moved_about():
     np.testing.assert_array_equal(layer.params["weight_hh_l0"], arrays["R"][0])
 
 
+def test_weights_that_are_computed_from_constants():
+    """A weight norm that nobody folded, quantized weights, a bias in parts."""
+    text = """
+        norm = ReduceL2 <keepdims = 1> (W, axis)
+        unit = Div (W, norm)
+        W1 = Mul (unit, norm)
+        R1 = DequantizeLinear (R8, scale, zero)
+        root = Sqrt (two)
+        square = Pow (root, two)
+        less = Neg (square)
+        rest = Sub (B, less)
+        B1 = Add (rest, less)
+        B2 = Flatten (B1)
+        y = GRU <hidden_size = 4> (x, W1, R1, B2)
+    """
+    arrays = weights("GRU", "")
+    arrays |= {"axis": np.array([2]), "two": np.array(2, np.float32), "scale": np.array(0.01, np.float32)}
+    arrays |= {"R8": (arrays.pop("R") * 100).astype(np.int8), "zero": np.array(0, np.int8)}
+    (layer,) = from_onnx(parsed := model(text, arrays)).values()
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    close(layer(x)[0], run(parsed, x)[:, 0])
+
+
 def test_sparse_weights():
     arrays = weights("RNN", "")
     parsed = model("y = RNN <hidden_size = 4> (x, W, R, B)", {name: arrays[name] for name in "RB"})

@@ -7,8 +7,10 @@ T times, B batch, I input size, H hidden size.
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -91,6 +93,21 @@ def test_autocast(cell, ways):
     with torch.autocast("cpu", enabled=False):
         ours(example())
     assert ways[-1] == "kernels"
+
+
+@each_cell
+def test_autocast_under_a_transform(cell):
+    found = []
+    for module in modules(cell):
+
+        def loss(x, module=module):
+            results = flat(module(x))
+            found.append([part.dtype for part in results])
+            return results[0].float().sum()
+
+        with torch.autocast("cpu"):
+            torch.func.grad(loss)(example())
+    assert found[0] == found[1]
 
 
 @each_cell
@@ -498,41 +515,68 @@ def test_checkpoints(cell, reentrant):
 
 @each_cell
 def test_saved_tensors_kept_elsewhere(cell):
-    theirs, ours = modules(cell, dtype=torch.float64, **BOTH)
+    theirs, ours = modules(cell, dtype=torch.float64, **BOTH, dropout=0.5)
     x, states = inputs(theirs, "unsorted")
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
-        found = gradients(ours, x, states)
-    assert_close(found, gradients(theirs, x, states))
+    found = []
+    for module in (theirs, ours):
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+            found.append(gradients(module.train(), x, states, create_graph=True))
+    assert_close(found[1], found[0])
 
 
 @each_cell
 def test_saved_tensors_kept_nowhere(cell):
-    """What stays for the way back is autograd's alone: where that is recomputed, no tape waits."""
-    _, ours = modules(cell, **BOTH)
-    out = checkpoint(Model(ours), example().requires_grad_(), use_reentrant=False)
+    """What stays for the way back is autograd's alone: where that is recomputed, no tape, input or noise waits."""
+    _, ours = modules(cell, **BOTH, dropout=0.5)
+    inputs_ = []
+
+    def run(x):
+        inputs_.append((y := 2 * x).untyped_storage()._weak_ref())
+        return Model(ours)(y)
+
+    out = checkpoint(run, example().requires_grad_(), use_reentrant=False)
+    gc.collect()
+    assert torch.UntypedStorage._expired(inputs_[0])
     nodes, recurrences = [out.grad_fn], []
     while nodes:
         node = nodes.pop()
         recurrences += [node] if hasattr(node, "run") else []
         nodes += [following for following, _ in node.next_functions if following is not None]
-    assert len(recurrences) == 1 and not recurrences[0].run.tapes
+    assert len(recurrences) == 1 and not (recurrences[0].run.tapes or recurrences[0].run.noise)
 
 
+@pytest.mark.parametrize("way", ["kernels", "replay", "hooks"])
 @each_cell
-def test_weights_and_inputs_put_aside_meanwhile(cell):
+def test_weights_and_inputs_put_aside_meanwhile(cell, way):
     """What goes back is what came: the memory, not what a parameter has become."""
     theirs, ours = modules(cell, dtype=torch.float64)
     changes = (
         lambda module, x: setattr(module.weight_hh_l0, "data", torch.zeros_like(module.weight_hh_l0)),
         lambda module, x: setattr(x, "data", torch.zeros_like(x)),
         lambda module, x: module.float(),
+        lambda module, x: module.requires_grad_(False),
     )
     wanted = torch.autograd.grad(theirs(x := example(torch.float64).requires_grad_())[0].sum(), x)
     for change in changes:
         module, x = copy.deepcopy(ours), example(torch.float64).requires_grad_()
-        out = module(x)[0]
+        kept = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+        with kept if way == "hooks" else nullcontext():
+            out = module(x)[0]
         change(module, x)
-        assert_close(torch.autograd.grad(out.sum(), x), wanted)
+        assert_close(torch.autograd.grad(out.sum(), x, create_graph=way == "replay"), wanted)
+
+
+@each_cell
+def test_second_derivatives_by_weights_put_aside_meanwhile(cell):
+    found = []
+    for module in modules(cell, dtype=torch.float64):
+        x = example(torch.float64).requires_grad_()
+        loss = module(x)[0].pow(2).sum()
+        module.weight_hh_l0.data = 2 * module.weight_hh_l0.data
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        found.append(torch.autograd.grad(grad.pow(2).sum(), [x, *module.parameters()]))
+    assert_close(found[1], found[0])
 
 
 @pytest.mark.parametrize("name", ["x", "weight_ih_l0", "weight_hh_l0"])
