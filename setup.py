@@ -3,9 +3,11 @@
 
 Instruction sets are chosen at run time and named in the sources (csrc/isa_*.c), so the flags hold for all of them:
 -ffp-contract=off because the bits of a result must not depend on the compiler's taste for FMA. For the core -O2 is as
-fast as -O3 and a sixth to a quarter smaller; all else is compiled for size, since what it calls takes the time.
+fast as -O3 and a sixth to a quarter smaller; all else is compiled for size, since what it calls takes the time. Where
+CFLAGS or LDFLAGS are set, these say what to optimise and to leave out.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,12 +17,16 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 CORE, HEADERS = sorted(glob("csrc/*.c")), sorted(glob("csrc/*.h"))
-FLAGS = ["-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
-LINK = ["-pthread"]
-if sys.platform == "linux":  # no symbols, no tables to unwind by, no pages of padding between code and data
-    FLAGS += ["-fno-asynchronous-unwind-tables"]
+FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fvisibility=hidden"]
+LINK = ["-pthread", "-fno-fast-math"]  # with -ffast-math the linker adds what changes the floating-point mode of all
+FAST, SMALL = ["-O2"], ["-Os"]
+if "CFLAGS" in os.environ or "LDFLAGS" in os.environ:  # whoever has flags has reasons: symbols, hardening, speed
+    FAST = SMALL = []
+elif sys.platform == "linux":  # no symbols, no tables to unwind by, no pages of padding between code and data
+    FLAGS += ["-g0", "-fno-asynchronous-unwind-tables"]
     LINK += ["-Wl,-s", "-Wl,-z,noseparate-code", "-Wl,-z,norelro"]
 
 # The same for clang-cl. Its <immintrin.h> shows only what these macros ask for; the code is compiled for them no more
@@ -47,7 +53,7 @@ class Build(build_ext):
     Instead of MSVC, which has no vector extensions, takes clang-cl, with MSVC's headers and linker.
     """
 
-    fast, small = [*FLAGS, "-O2"], [*FLAGS, "-Os"]
+    fast, small = [*FLAGS, *FAST], [*FLAGS, *SMALL]
 
     def build_extensions(self):  # noqa: D102
         if self.compiler.compiler_type == "msvc":
@@ -56,7 +62,8 @@ class Build(build_ext):
 
     def build_extension(self, ext):  # noqa: D102
         ext.extra_compile_args = self.small
-        if ext.name == "fastrnn._kernels":
+        changed = self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name), "newer")
+        if ext.name == "fastrnn._kernels" and changed:
             ext.extra_objects = self.compiler.compile(CORE, self.build_temp, extra_postargs=self.fast)
         super().build_extension(ext)
 

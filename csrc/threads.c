@@ -71,6 +71,7 @@ enum {
     SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
     LATE_AFTER = 100,   /* a meeting takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
+    STACK = 512 << 10,  /* bytes, of which a tenth is used; the default, 8 MiB of address space, may be too much */
 };
 
 typedef struct worker {
@@ -201,16 +202,19 @@ static bool start(int part)
 {
     worker *new = &pool.of_part[part];
     sigset_t all, before;
+    pthread_attr_t attributes;
     atomic_store(&new->round, 0);
     atomic_store(&new->begun, 0);
     new->asleep = false;
     pthread_cond_init(&new->wake, NULL);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool started = pthread_create(&new->thread, NULL, work, (void *)(intptr_t)part) == 0;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    bool started = pthread_create(&new->thread, &attributes, work, (void *)(intptr_t)part) == 0;
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (started)
-        pthread_detach(new->thread);
     return started;
 }
 

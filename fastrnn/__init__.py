@@ -68,4 +68,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ON_FIRST_USE, *_SUBMODULES})
+    """What can be had without other packages: who asks for each, as ``help`` does, has them all imported."""
+    return sorted({*globals(), *__all__, "diagnostics", "files"})

@@ -490,7 +490,7 @@ def file(name: str, value: Any, method: str) -> Any:
     """A path as text, or a binary file with that method as it is."""
     if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
-        if "\0" in path if isinstance(path, str) else b"\0" in path:
+        if isinstance(path, str) and "\0" in path:
             raise ValueError(f"{name}: needs a path without null characters, got {text(value)}")
         if isinstance(path, str):
             return path

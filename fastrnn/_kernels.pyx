@@ -331,8 +331,10 @@ cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssi
     cdef char* pb = <char*>address(b)
     pa = pa + first * itemsize if pa != NULL else NULL
     pb = pb + first * itemsize if pb != NULL else NULL
+    cdef unsigned long saved = flush()  # rounds as the kernels do, too
     if itemsize == 4:
         sum_rows(n, both, <const float*>pa, <const float*>pb, <float*>to.at)
     else:
         sum_rows(n, both, <const double*>pa, <const double*>pb, <double*>to.at)
+    unflush(saved)
     return to

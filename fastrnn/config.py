@@ -8,10 +8,14 @@ FASTRNN_NUM_THREADS  the most threads a call may use; unset: one for each proces
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 import warnings
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +27,7 @@ __version__ = "0.1.0"
 
 BACKENDS = ("native", "numpy")
 ISAS = ("portable", "avx2", "avx512")
+GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu"))  # of Linux, as a container sees its own: new and old
 MOST_THREADS = 64  # csrc/frnn.h has FRNN_MOST_THREADS: these, or 1 where there is no pool
 
 _backend: ModuleType = reference
@@ -109,11 +114,14 @@ def _choose_backend() -> None:
     if wanted == "numpy":
         _why = "FASTRNN_BACKEND=numpy"
         return
+    compiled = ("_kernels", "_unroll", "native")
     try:
-        from . import _kernels, _unroll, native
+        _kernels, _unroll, native = (import_module(f"{__package__}.{name}") for name in compiled)
     except ImportError as problem:
         _kernels = _unroll = None
         _why = f"the compiled kernels could not be loaded: {problem}"
+        if Path(__file__).with_name("_kernels.pyx").exists():
+            _why += "; this is the source folder: start Python elsewhere, or pip install -e ."
         if wanted == "native":
             raise ImportError(f"FASTRNN_BACKEND=native, but {_why}") from problem
         warnings.warn(f"fastrnn runs on NumPy alone, many times slower: {_why}", RuntimeWarning, stacklevel=2)
@@ -133,8 +141,25 @@ def _default_threads() -> int:
         if not value.strip().isdecimal():
             raise ValueError(f"FASTRNN_NUM_THREADS: needs an integer in 1..{MOST_THREADS}, got {value!r}")
         return _check.integer("FASTRNN_NUM_THREADS", int(value), 1, MOST_THREADS)
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(mine, MOST_THREADS)
+    return max(1, min(_processors(), _processors_worth(), MOST_THREADS))
+
+
+def _processors() -> int:
+    """Those that this process may run on."""
+    if hasattr(os, "process_cpu_count"):  # from 3.13 on; heeds PYTHON_CPU_COUNT
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processors_worth() -> int:
+    """How many processors' time the control group of this process has, in a container for one; else very many."""
+    found = float("inf")
+    for folder in GROUPS:
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no limit says "max", an older one -1
+            names = ("cpu.max",) if folder.joinpath("cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = (int(part) for name in names for part in folder.joinpath(name).read_text().split())
+            found = min(found, quota / period if quota > 0 else found)
+    return math.ceil(min(found, MOST_THREADS))
 
 
 _choose_backend()

@@ -35,15 +35,14 @@ def saved(layer=LAYERS[0]) -> bytes:
     return file.getvalue()
 
 
-def archive(header=None, **changes) -> io.BytesIO:
-    """A file like ``save``'s, with another header or other arrays."""
+def archive(header=None, **changes) -> bytes:
+    """What is in a file like ``save``'s, with another header or other arrays."""
     arrays = {**LAYERS[0].params, **changes}
     if header is not None:
         arrays["fastrnn"] = np.array(header)
     file = io.BytesIO()
     np.savez(file, **arrays)
-    file.seek(0)
-    return file
+    return file.getvalue()
 
 
 def header(**changes):
@@ -173,7 +172,7 @@ def test_bad_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("path", "got"),
     [(7, "7"), (None, "None"), (b"layer", "b'layer'"), (io.StringIO("PK"), "<_io.StringIO object"), ([], "[]")],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_neither_a_path_nor_a_binary_file_is_named(path, got):
     for call in (load, LAYERS[0].save):
@@ -181,11 +180,10 @@ def test_what_is_neither_a_path_nor_a_binary_file_is_named(path, got):
             call(path)
 
 
-@pytest.mark.parametrize("path", ["a\0b", b"a\0b"], ids=repr)
-def test_no_path_has_null_characters(path):
+def test_no_path_has_null_characters():
     for call in (load, LAYERS[0].save):
-        with pytest.raises((TypeError, ValueError), match="path: needs a path"):
-            call(path)
+        with pytest.raises(ValueError, match="path: needs a path without null characters, got 'a"):
+            call("a\0b")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"hello" * 99, pickle.dumps({"a": 1}), b"\x93NUMPY\x01\x00"], ids=repr)
@@ -206,7 +204,7 @@ def test_archives_of_others():
     ):
         load(file)
     with pytest.raises(ValueError, match="got an archive without the entry 'fastrnn'"):
-        load(archive())
+        load(io.BytesIO(archive()))
 
 
 def test_truncated_anywhere():
@@ -239,12 +237,12 @@ def test_nothing_is_executed(tmp_path):
 
     evil = np.array([Evil()], dtype=object)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        load(archive(header(), weight_ih_l0=evil))
+        load(io.BytesIO(archive(header(), weight_ih_l0=evil)))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("file", "message"),
+    ("data", "message"),
     [
         (archive(header(version=2)), "format version 2, this fastrnn reads 1"),
         (archive(header()[:-1]), "Expecting"),
@@ -264,10 +262,11 @@ def test_nothing_is_executed(tmp_path):
         (archive(header(), bias_ih_l0=np.zeros(4, int)), r"archive\['bias_ih_l0'\]: needs an array of floats"),
         (archive(header(), bias_ih_l7=np.zeros(4)), "archive: needs no entry 'bias_ih_l7'"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_contents_that_do_not_fit(file, message):
+def test_contents_that_do_not_fit(data, message):
     with pytest.raises(ValueError, match=f"file: needs a whole file written by fastrnn, got .*{message}"):
-        load(file)
+        load(io.BytesIO(data))
 
 
 def unpacking_to(size, name, method):
@@ -304,9 +303,9 @@ def test_what_no_layer_needs_is_not_unpacked(name, method, message):
 def test_a_compressed_file_is_read():
     same(
         load(io.BytesIO(unpacking_to(16, "bias_ih_l0.npy", zipfile.ZIP_DEFLATED))),
-        load(archive(header(), bias_ih_l0=np.zeros(4))),
+        load(io.BytesIO(archive(header(), bias_ih_l0=np.zeros(4)))),
     )
 
 
 def test_the_other_archives_would_load():
-    same(load(archive(header())), LAYERS[0])
+    same(load(io.BytesIO(archive(header()))), LAYERS[0])

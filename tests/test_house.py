@@ -61,7 +61,7 @@ def test_imports_point_down():
 )
 def test_compiled_modules_import_down(module, below):
     """And know NumPy as Python does, so that the build needs Cython alone."""
-    text = "".join(path.read_text() for path in sources(f"fastrnn/{module}.p??"))
+    text = "".join(path.read_text("utf-8") for path in sources(f"fastrnn/{module}.p??"))
     assert set(re.findall(r"^ *from (?:fastrnn)?\.(\w+) c?import", text, re.M)) - {module} <= below
     assert "import" in text and not re.search(r"^ *cimport numpy|^ *from numpy cimport", text, re.M)
 
@@ -74,14 +74,14 @@ def test_import_brings_no_framework():
 
 
 def test_config_alone_reads_the_settings():
-    assert {path.name for path in sources("fastrnn/**/*.py") if '"FASTRNN_' in path.read_text()} == {"config.py"}
+    assert {path.name for path in sources("fastrnn/**/*.py") if '"FASTRNN_' in path.read_text("utf-8")} == {"config.py"}
 
 
 # -- the core in C ---------------------------------------------------------------------------------------------------
 
 
 def without_comments(path):
-    return re.sub(r"/\*.*?\*/|//[^\n]*", "", path.read_text(), flags=re.S)
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", path.read_text("utf-8"), flags=re.S)
 
 
 @pytest.mark.parametrize("path", sources("csrc/*.[ch]"), ids=lambda path: path.name)
@@ -142,7 +142,9 @@ def test_function_is_described_in_full(name):
     assert ("\nReturns\n-------\n" in text) == (signature.return_annotation != "None")
 
 
-EXAMPLES = [path for path in sources("fastrnn/*.py") if ">>>" in path.read_text() and path.stem not in FRAMEWORKS]
+EXAMPLES = [
+    path for path in sources("fastrnn/*.py") if ">>>" in path.read_text("utf-8") and path.stem not in FRAMEWORKS
+]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=stem)
@@ -157,7 +159,7 @@ def test_examples_of_docstrings(path):
 def test_readme_examples(tmp_path, monkeypatch):
     """All blocks of Python, one after the other, as somebody would type them."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
     assert blocks
     known = {"__name__": "__main__"}
     for number, block in enumerate(blocks, 1):
@@ -179,7 +181,7 @@ def test_what_documents_include_is_there(document, file, text):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_gives_the_two_commands(command):
-    assert command in (ROOT / "README.md").read_text()
+    assert command in (ROOT / "README.md").read_text("utf-8")
 
 
 # -- the files -------------------------------------------------------------------------------------------------------
@@ -200,9 +202,9 @@ OURS = sources(
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_says_its_license(path):
-    assert "SPDX-License-Identifier: MIT" in "".join(path.read_text().splitlines()[:2])
+    assert "SPDX-License-Identifier: MIT" in "".join(path.read_text("utf-8").splitlines()[:2])
 
 
 @pytest.mark.parametrize("path", sources("fastrnn/**/*.py", "fastrnn/*.p[yx][xd]"), ids=lambda path: path.name)
 def test_stays_short(path):
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES

@@ -8,10 +8,13 @@ T time steps, B batch, I input size, H hidden size.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 import multiprocessing
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -539,7 +542,63 @@ def test_the_kernels_work_where_nobody_has_chosen():
 
 
 def usual_threads():
-    return min(len(os.sched_getaffinity(0)), config.MOST_THREADS)
+    return min(len(os.sched_getaffinity(0)), config._processors_worth(), config.MOST_THREADS)
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "nonsense\n"}, 64),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu.cfs_quota_us": "400000\n", "cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu.cfs_quota_us": "400000\n", "cpu.cfs_period_us": "0\n"}, 64),
+        ({"cpu.cfs_quota_us": "400000\n"}, 64),
+    ],
+)
+def test_a_container_has_as_many_threads_as_its_share_of_processors(files, threads, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(config, "GROUPS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(config, "_processors", lambda: 1000)
+    monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
+    assert config._default_threads() == threads
+
+
+def test_the_source_folder_says_what_it_is(tmp_path):
+    shutil.copytree(config.__file__.rpartition(os.sep)[0], tmp_path / "fastrnn", ignore=shutil.ignore_patterns("*.so"))
+    (tmp_path / "fastrnn" / "_kernels.pyx").touch()  # an installed package has none
+    script = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()];"
+    ended = python(f"{script} sys.path[0] = {str(tmp_path)!r}; import fastrnn; fastrnn.show_config()")
+    assert "No module named 'fastrnn._kernels'; this is the source folder: start Python elsewhere, or" in ended.stdout
+
+
+def test_who_looks_at_all_names_imports_no_framework():
+    script = "import inspect, sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'sklearn', 'keras', 'h5py')));"
+    ended = python(script + "import fastrnn; print(len(inspect.getmembers(fastrnn)))")
+    assert ended.stderr == "" and int(ended.stdout) > len(fastrnn.__all__)
+
+
+def test_the_callers_rounding_mode_does_not_matter():
+    libm = ctypes.CDLL(None)
+    upward = {"x86_64": 0x800, "aarch64": 0x400000, "arm64": 0x400000}[platform.machine()]
+    layer = fastrnn.LSTM(9, 17, seed=0)
+    x = np.random.default_rng(0).standard_normal((5, 2, 9)).astype(np.float32)
+    before, tape = layer(x)[0], layer.forward(x)[2]
+    grads = layer.backward(tape, before).flat
+    assert libm.fesetround(upward) == 0
+    try:
+        after, tape = layer(x)[0], layer.forward(x)[2]
+        after_grads = layer.backward(tape, before).flat
+        assert libm.fegetround() == upward
+    finally:
+        libm.fesetround(0)
+    if config.backend() is not reference:  # NumPy's BLAS rounds as it is told
+        assert np.array_equal(after, before) and np.array_equal(after_grads, grads)
 
 
 def test_each_instruction_set_computes_what_it_does_here():

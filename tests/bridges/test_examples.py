@@ -91,5 +91,5 @@ def test_dask_workers_give_what_one_file_after_the_other_does():
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!v]*.py")), ids=lambda path: path.stem)
 def test_each_example_has_help_and_is_listed(path):
     assert "usage" in run(path.name, "--help")
-    assert f"({path.name})" in (EXAMPLES / "README.md").read_text()
-    assert f'run("{path.name}"' in Path(__file__).read_text()
+    assert f"({path.name})" in (EXAMPLES / "README.md").read_text("utf-8")
+    assert f'run("{path.name}"' in Path(__file__).read_text("utf-8")
