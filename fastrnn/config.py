@@ -3,7 +3,8 @@
 
 FASTRNN_BACKEND      native or numpy; unset: native where it can be loaded, else numpy with a warning
 FASTRNN_ISA          the highest instruction set to use: portable, avx2 or avx512
-FASTRNN_NUM_THREADS  the most threads a call may use; unset: one for each processor of this process
+FASTRNN_NUM_THREADS  the most threads a call may use; unset: one for each processor of this process,
+                     in a container for each whose time it has
 """
 
 from __future__ import annotations
