@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import GRU, LSTM, RNN, functional, reference
+from fastrnn import GRU, LSTM, RNN, _kernels, functional, reference
 
 T, B, I, H, P = 4, 3, 2, 5, 3
 SIZES = {"rnn": H, "gru": 3 * H, "lstm": 4 * H}
@@ -278,11 +278,12 @@ def test_bad_gradients(cell, change, error, message):
     [
         ("saved", lambda tape: (1.5, *tape.saved[1:])),
         ("saved", lambda tape: (np.zeros(9), *tape.saved[1:])),
+        ("saved", lambda tape: (_kernels.Memory(8), *tape.saved[1:])),
         ("out", lambda tape: tape.out[:1]),
         ("out", lambda tape: tape.out.astype(np.float32)),
         ("call", lambda tape: replace(tape.call, x=tape.call.x[:1])),
     ],
-    ids=["number saved", "array saved", "out", "dtype", "x"],
+    ids=["number saved", "array saved", "less saved", "out", "dtype", "x"],
 )
 def test_a_tape_with_other_fields(field, value):
     """Pointers go into what it refers to: nothing may be read past an end."""
@@ -343,6 +344,8 @@ OPTIONS = [
     (GRU, "init", np.zeros, TypeError, "needs one of 'uniform', 'orthogonal', got <"),
     (RNN, "nonlinearity", "sigmoid", ValueError, "needs one of 'tanh', 'relu', got 'sigmoid'"),
     (RNN, "nonlinearity", True, TypeError, "needs one of 'tanh', 'relu', got True"),
+    (RNN, "dropout", np.True_, TypeError, "needs a number, got "),
+    (RNN, "dropout", b"0.5", TypeError, "needs a number, got b'0.5'"),
     (RNN, "seed", -1, ValueError, "needs None, an integer >= 0 or a numpy.random.Generator, got -1"),
     (GRU, "seed", 0.5, TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got 0.5"),
     (LSTM, "seed", "lucky", TypeError, "needs None, an integer >= 0 or a numpy.random.Generator, got 'lucky'"),

@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,7 +111,8 @@ def test_demo_without_matplotlib():
 
 
 def test_progress_is_silent_away_from_a_terminal(capsys):
-    assert list(cli.progress(range(3), "three")) == [0, 1, 2]
+    for _ in cli.progress(range(2), "two"):
+        time.sleep(1.1)  # on a terminal a bar would come after a second
     assert capsys.readouterr() == ("", "")
 
 
@@ -133,6 +136,28 @@ def test_bench_quick_prints_an_aligned_table():
     assert {len(line) for line in (head, rule, *rows)} == {len(head)}
     assert all(float(row.split()[-1].removesuffix("x")) > 0 for row in rows)
     assert "time step" in note
+
+
+def test_bench_starts_again_with_its_own_arguments(monkeypatch):
+    seen = {}
+
+    def run(command, **options):
+        seen.update(options, command=command)
+        return SimpleNamespace(returncode=3)
+
+    for name in cli.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert cli.main(["bench", "--quick", "--threads", "2"]) == 3
+    assert seen["command"][1:] == ["-m", "fastrnn", "bench", "--threads", "2", "--quick"]
+    assert {name: seen["env"][name] for name in cli.THREAD_VARIABLES} == dict.fromkeys(cli.THREAD_VARIABLES, "2")
+
+
+def test_a_case_is_timed_three_times_at_least(monkeypatch):
+    calls, rnn = [], fastrnn.rnn
+    monkeypatch.setattr(fastrnn, "rnn", lambda *args: calls.append(1) or rnn(*args))
+    bench.measure(bench.Case("rnn", T=2, B=1, H=4, training=False), budget=0)
+    assert len(calls) == 1 + 3  # one to compare results
 
 
 def test_the_default_grid_holds_every_cell_in_both_modes():

@@ -111,6 +111,27 @@ def test_the_default_loss_is_the_sum_of_the_last_outputs():
     np.testing.assert_allclose(flow.grad_h, same.grad_h)
 
 
+def test_the_default_loss_is_of_both_directions():
+    layer, ones = make("gru", num_layers=2, bidirectional=True), np.zeros((4, B, H))
+    ones[2:] = 1
+    flow = gradient_flow(layer, sequence())
+    assert flow.grad_h[1].all()
+    np.testing.assert_allclose(flow.grad_h, gradient_flow(layer, sequence(), grad_state=ones).grad_h)
+
+
+def test_a_given_grad_state_is_the_loss():
+    layer = make("gru")
+    twice = gradient_flow(layer, sequence(), grad_state=np.full((1, B, H), 2.0))
+    np.testing.assert_allclose(twice.grad_h, 2 * gradient_flow(layer, sequence()).grad_h)
+
+
+def test_what_is_on_the_threshold_is_not_saturated():
+    layer = make("lstm")
+    layer.flat_params = 0
+    flow = gradient_flow(layer, 0 * sequence(), threshold=0)
+    assert not any(value.any() for value in flow.saturation.values())
+
+
 def test_float32_layers_flow_in_double_precision():
     layer = RNN(1, 1, nonlinearity="relu", bias=False, batch_first=True)
     layer.params["weight_ih_l0"], layer.params["weight_hh_l0"] = 1, 0.5

@@ -100,6 +100,19 @@ def test_what_can_only_be_added_to(opened, mode, tmp_path):
         same(load(file), LAYERS[2])
 
 
+def test_a_subclass_is_not_saved():
+    with pytest.raises(TypeError, match="got Mine"):
+        save(type("Mine", (GRU,), {})(3, 4), io.BytesIO())
+
+
+def test_flags_of_numpy_become_pythons():
+    layer = GRU(3, 4, bias=np.True_)
+    assert layer.bias is True
+    file = io.BytesIO()
+    layer.save(file)
+    same(load(io.BytesIO(file.getvalue())), layer)
+
+
 def test_two_layers_in_one_file():
     with pytest.raises(ValueError, match="file: needs a whole file written by fastrnn, got something before it, perh"):
         load(io.BytesIO(saved(LAYERS[0]) + saved(LAYERS[1])))
@@ -139,6 +152,16 @@ def test_a_file_keeps_its_mode(mode, tmp_path):
     LAYERS[0].save(path)
     assert stat.S_IMODE(path.stat().st_mode) == mode
     same(load(path), LAYERS[0])
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0, 0o666)])
+def test_a_new_file_has_the_mode_of_any_new_file(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        LAYERS[0].save(tmp_path / "new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -245,6 +268,7 @@ def test_nothing_is_executed(tmp_path):
     ("data", "message"),
     [
         (archive(header(version=2)), "format version 2, this fastrnn reads 1"),
+        (archive(header(version=0)), "format version 0, this fastrnn reads 1"),
         (archive(header()[:-1]), "Expecting"),
         (archive("[]"), "TypeError"),
         (archive("{}"), "KeyError: 'version'"),
@@ -287,6 +311,7 @@ def unpacking_to(size, name, method):
         ("bias_ih_l0.npy", zipfile.ZIP_DEFLATED, r"bias_ih_l0\.npy of 33554560 bytes where at most 65600 have a use"),
         ("fastrnn.npy", zipfile.ZIP_DEFLATED, r"fastrnn\.npy of 33554560 bytes where at most 65552 have a use"),
         ("bias_ih_l0.npy", zipfile.ZIP_BZIP2, r"fastrnn\.npy of compression method 12, which NumPy does not write"),
+        ("bias_ih_l0.npy", zipfile.ZIP_LZMA, r"fastrnn\.npy of compression method 14, which NumPy does not write"),
     ],
 )
 def test_what_no_layer_needs_is_not_unpacked(name, method, message):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from trials import changes_in_place
 
-from fastrnn import functional
+from fastrnn import functional, native
 from fastrnn.layers import GRU, LSTM, RNN, Layer, LayerTape
 from fastrnn.optim import Adam
+from fastrnn.parameters import orthogonal_matrix
 
 T, B, I, H = 5, 4, 3, 6
 KINDS = {
@@ -429,6 +430,16 @@ def test_uniform_initialisation(kind):
     assert not np.array_equal(flat, make(kind, "both", seed=2).flat_params)
 
 
+def test_uniform_initialisation_of_a_projection():
+    assert np.abs(LSTM(3, 6, proj_size=2, seed=0).flat_params).max() <= 6**-0.5
+
+
+def test_orthogonal_matrices_of_both_signs():
+    """Uniform among all of them: Mezzadri 2007."""
+    rng = np.random.default_rng(0)
+    assert {float(orthogonal_matrix(rng, 1, 1)[0, 0]) for _ in range(50)} == {-1, 1}
+
+
 @each_kind
 def test_orthogonal_initialisation(kind):
     layer = make(kind, "both", init="orthogonal")
@@ -710,6 +721,13 @@ def test_frozen_has_the_layer_s_bits(kind, dtype, lengths):
     assert all(np.array_equal(a, b) for a, b in zip(parts(frozen_end), parts(end), strict=True))
 
 
+def test_frozen_packs_once(compiled, monkeypatch):
+    frozen = GRU(3, 4).freeze()
+    monkeypatch.setattr(native, "_CELLS", {})  # where whoever packs again looks
+    frozen(np.ones((5, 2, 3), np.float32))
+    frozen(np.ones((5, 2, 3), np.float32), lengths=[5, 2])
+
+
 def test_frozen_is_a_snapshot():
     layer = make("gru", "both")
     x, state = arguments(layer)
@@ -751,3 +769,34 @@ def test_the_short_way_of_one_layer_is_the_long_one(kind, dtype, batch_first):
                 assert np.array_equal(found, out) and found.dtype == dtype
                 for part, wanted in zip(parts(found_end), parts(end), strict=True):
                     assert np.array_equal(part, wanted) and part.shape == wanted.shape
+
+
+def test_backward_is_as_silent():
+    layer = RNN(1, 1, bidirectional=True, bias=False, dtype=np.float64)
+    layer.flat_params = 0
+    layer.params["weight_ih_l0"], layer.params["weight_ih_l0_reverse"] = 1e300, -1e300
+    with np.errstate(all="raise"):
+        _, _, tape = layer.forward(np.zeros((1, 1, 1)))
+        assert np.isnan(layer.backward(tape, np.full((1, 1, 2), 1e300)).x).all()
+
+
+def test_parameters_beyond_float32_are_infinite_and_silent():
+    layer = GRU(3, 4)
+    layer.flat_params = 1e300
+    assert np.isinf(layer.flat_params).all()
+
+
+@changes_in_place
+def test_assigning_to_a_flat_array_of_another_shape():
+    layer = GRU(3, 4)
+    values = np.arange(layer.flat_params.size, dtype=np.float32)
+    layer.flat_params.shape = 2, -1
+    layer.flat_params = values
+    assert layer.params["weight_ih_l0"][0, 1] == 1
+
+
+def test_without_dropout_nothing_is_drawn():
+    layer = GRU(3, 4, num_layers=2, seed=0)
+    before = layer.rng.bit_generator.state
+    layer.forward(np.ones((2, 1, 3), np.float32))
+    assert layer.rng.bit_generator.state == before

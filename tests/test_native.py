@@ -27,6 +27,7 @@ from trials import (
     same_bits,
 )
 
+import fastrnn
 from fastrnn import _kernels, native, reference
 from fastrnn._records import GATES, Grads
 
@@ -316,3 +317,10 @@ def test_gradients_are_numerical_derivatives(cell, variant, P, option):
     case, losses, expected = numerical(cell, variant, P, option)
     _, tape = forward(native, call_of(cell, case))
     close(backward(tape, losses), expected)
+
+
+def test_every_second_of_two_columns():
+    x = np.random.default_rng(0).standard_normal((3, 2, 4)).astype(np.float32)
+    w = np.ones((4, 2), np.float32), np.ones((4, 4), np.float32)
+    found, expected = (fastrnn.rnn(part, *w)[0] for part in (x[:, :, ::2], x[:, :, ::2].copy()))
+    np.testing.assert_array_equal(found, expected)

@@ -146,6 +146,12 @@ def test_clipping_works_where_squares_leave_the_range_of_numbers(size, max_norm)
     np.testing.assert_allclose(grads, min(size, max_norm / 2), rtol=1e-15, atol=5e-324)
 
 
+def test_norms_at_the_edges():
+    assert clip_grad_norm(np.empty(0), 1) == 0
+    assert clip_grad_norm(np.array([3.0, -np.inf]), 1) == np.inf
+    np.testing.assert_allclose(clip_grad_norm(np.full(4, 1e-160), 1.0), 2e-160, rtol=1e-15)
+
+
 def test_clipping_is_whole_where_numpy_would_raise_errors():
     several = [np.array([3.0, 1e-310]), np.array([4.0, 1e200])]
     with np.errstate(all="raise"):

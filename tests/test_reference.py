@@ -14,9 +14,11 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from strategies import PARTS, VARIANTS, cases, make_case
+from trials import changes_in_place
 
 from fastrnn import functional, reference
 from fastrnn._records import Grads
+from fastrnn.layers import LSTM
 
 CELLS = [(cell, variant, None) for cell, variant in VARIANTS] + [("lstm", "", 2)]
 each_cell = pytest.mark.parametrize(("cell", "variant", "P"), CELLS, ids=["-".join(map(str, c)) for c in CELLS])
@@ -322,3 +324,25 @@ def test_reference_has_functional_s_signatures():
     for name in [cell + suffix for cell in NAMES for suffix in ("", "_forward", "_backward")]:
         ours, theirs = (inspect.signature(getattr(m, name)).parameters.values() for m in (reference, functional))
         assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]
+
+
+def test_gradients_of_nan_pass_relu():
+    w = np.ones((1, 1))
+    *_, tape = reference.rnn_forward(np.full((1, 1, 1), np.nan), w, w, nonlinearity="relu")
+    assert reference.rnn_backward(tape, np.ones((1, 1, 1))).x == 1
+
+
+def test_a_stepper_is_as_silent():
+    stepper = reference.Stepper("lstm", "", LSTM(1, 1, dtype=np.float64, seed=0)._weights, 1)
+    with np.errstate(all="raise"):
+        for x in (1e300, -1e300):
+            stepper(np.full((1, 1), x), np.empty((1, 1)))
+
+
+@changes_in_place
+def test_a_projection_that_changes_its_shape_reaches_no_tape():
+    x, w, w_hr = np.ones((4, 2, 2)), np.ones((12, 2)), np.ones((2, 3))
+    out, _, tape = reference.lstm_forward(x, w, w, w_hr=w_hr)
+    before = reference.lstm_backward(tape, out).w_hr
+    w_hr.shape = 1, -1
+    np.testing.assert_array_equal(reference.lstm_backward(tape, out).w_hr, before)

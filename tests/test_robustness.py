@@ -389,6 +389,16 @@ def test_what_no_address_space_holds_is_named():
             call(endless(2**44, 1, 1), endless(4, 1), endless(4, 2**18), w_hr=endless(2**18, 1))
 
 
+def test_bytes_are_counted_not_elements():
+    x, w = np.broadcast_to(0.0, (2**47, 1, 1)), np.ones((3, 1))
+    with pytest.raises(ValueError, match="elements below 2"):
+        fastrnn.gru(x, w, w)
+    with pytest.raises(ValueError, match="bytes of weights"):
+        fastrnn.RNN(1, 2**24, dtype=np.float64)
+    with pytest.raises(ValueError, match="bytes of states"):
+        fastrnn.GRU(3, 5).stream(2**46)
+
+
 def test_no_size_of_a_workspace_overflows():
     """One for each of 64 threads, and in it some arrays of the size that is checked."""
     assert _check.MAX_BYTES * config.MOST_THREADS * 16 < 2**63

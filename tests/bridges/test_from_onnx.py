@@ -109,6 +109,11 @@ def test_names_and_order():
 # -- where weights come from -----------------------------------------------------------------------------------------
 
 
+def test_three_nodes_without_a_name():
+    node = "= RNN <hidden_size = 4> (x, W, R, B)"
+    assert list(from_onnx(model(f"a {node} b {node} y {node}", weights("RNN", "")))) == ["RNN", "RNN_1", "RNN_2"]
+
+
 def test_weights_in_constant_nodes_behind_identities_and_moved_about():
     """The exporter of torch.export leaves the reordering of gates to the graph if the weights are large."""
     text = """
@@ -161,6 +166,17 @@ def test_sparse_weights():
         parsed.graph.sparse_initializer.append(sparse(arrays["W"], "W", by_axis))
         (layer,) = from_onnx(parsed).values()
         np.testing.assert_array_equal(layer.flat_params, expected.flat_params)
+
+
+def test_a_sparse_weight_with_an_index_below_0():
+    arrays = weights("RNN", "")
+    parsed, W = model("y = RNN <hidden_size = 4> (x, W, R, B)", {n: arrays[n] for n in "RB"}), sparse(arrays["W"], "W")
+    indices = numpy_helper.to_array(W.indices).copy()
+    indices[-1] = -1
+    W.indices.CopyFrom(numpy_helper.from_array(indices))
+    parsed.graph.sparse_initializer.append(W)
+    with pytest.raises(ValueError, match="or below 0"):
+        from_onnx(parsed)
 
 
 def test_a_sparse_weight_cannot_fill_the_memory():
@@ -221,6 +237,42 @@ def test_a_branch_has_weights_of_its_own():
     branch.initializer.append(numpy_helper.from_array(np.full((1, 4 * H, I), 2, np.float32), "W"))
     layers = from_onnx(parsed)
     assert (layers["inner"].params["weight_ih_l0"] == 2).all() and not (layers["inner_1"].flat_params == 2).any()
+
+
+def test_a_branch_reads_what_a_layer_outside_puts_out():
+    text = """
+        Y = GRU <hidden_size = 4, linear_before_reset = 1> (x, W, R, B)
+        y = If (condition) <
+            then_branch = one () => (a) {
+                axis = Constant <value_ints = [1]> ()
+                s = Squeeze (Y, axis)
+                a = GRU <hidden_size = 4, linear_before_reset = 1> (s, W2, R2, B2)
+            },
+            else_branch = other () => (b) { b = Identity (x) }
+        >
+    """
+    arrays = weights("GRU", "") | weights("GRU", "2", input_size=4)
+    layers = from_onnx(model(text, arrays, inputs="bool condition, float[T, B, 3] x"))
+    assert [repr(layer) for layer in layers.values()] == ["GRU(3, 4)", "GRU(4, 4)"]
+
+
+def test_a_name_for_two_things_has_no_shape():
+    def branch(given, end):
+        return f"""{given}_ () => ({end}) {{
+            v = Identity ({given})
+            s = Shape <start = 2> (v)
+            zero = Constant <value_ints = [0]> ()
+            axis = Constant <value_ints = [2]> ()
+            R1 = Slice (R, zero, s, axis)
+            {end} = RNN <hidden_size = 4> (x, W, R1) }}"""
+
+    text = f"y = If (condition) <then_branch = {branch('h', 'a')}, else_branch = {branch('g', 'b')}>"
+    arrays = {"W": weights("RNN", "")["W"], "R": np.ones((1, 4, 9), np.float32)}
+    parsed = model(text, arrays, inputs="bool condition, float[T, B, 3] x, float[1, 2, 4] h, float[1, 2, 5] g")
+    for inner, size in zip((attribute.g for attribute in parsed.graph.node[0].attribute), (4, 5), strict=True):
+        inner.value_info.append(helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [1, 2, size]))
+    with pytest.raises(ValueError, match="computed"):
+        from_onnx(parsed)
 
 
 def test_bodies_of_loops():
@@ -528,6 +580,32 @@ def test_a_state_from_the_first_layer_keeps_the_third_apart():
     """
     arrays = weights("GRU", "1") | weights("GRU", "2", H) | {"one": np.array([1])}
     assert layers_of(model(text, arrays)) == {"GRU": 2, "GRU_1": 1}
+
+
+def test_a_state_from_a_branch_that_sees_the_first_layers():
+    text = """
+        Y, Y_h = GRU <hidden_size = 4, linear_before_reset = 1> (x, W, R, B, , h0)
+        axis = Constant <value_ints = [1]> ()
+        s = Squeeze (Y, axis)
+        h = If (condition) <then_branch = one () => (a) { a = Identity (Y_h) },
+                            else_branch = other () => (b) { b = Abs (Y_h) }>
+        y = GRU <hidden_size = 4, linear_before_reset = 1> (s, W2, R2, B2, , h)
+    """
+    arrays = weights("GRU", "") | weights("GRU", "2", input_size=4) | {"h0": np.zeros((1, 4, 4), np.float32)}
+    layers = from_onnx(model(text, arrays, inputs="bool condition, float[T, 4, 3] x"))
+    assert [repr(layer) for layer in layers.values()] == ["GRU(3, 4)", "GRU(4, 4)"]
+
+
+def test_sizes_that_a_model_states_as_negative():
+    text = """
+        Y = GRU <hidden_size = 4, linear_before_reset = 1> (x, W, R, B)
+        axis = Constant <value_ints = [1]> ()
+        s = Squeeze (Y, axis)
+        y = GRU <hidden_size = 4, linear_before_reset = 1> (s, W2, R2, B2)
+    """
+    parsed = model(text, weights("GRU", "") | weights("GRU", "2", input_size=4))
+    parsed.graph.value_info.append(helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, [-1, 1, -1, 4]))
+    assert [repr(layer) for layer in from_onnx(parsed).values()] == ["GRU(3, 4, num_layers=2)"]
 
 
 def test_a_state_of_the_right_shape_is_no_reason():

@@ -524,6 +524,18 @@ def own(x):
     return x
 
 
+def sigmoid(x):
+    return 0 * x
+
+
+@pytest.mark.parametrize("kind", [kl.LSTM, kl.GRU])
+def test_a_function_of_someone_elses_called_sigmoid(kind):
+    layer = kind(4, recurrent_activation=sigmoid)
+    layer.build((None, None, 3))
+    with pytest.raises(ValueError, match=r"recurrent_activation: needs a function of Keras, got <function sigmoid"):
+        from_keras(layer)
+
+
 @keras.saving.register_keras_serializable()
 class Own(kl.LSTM):
     pass

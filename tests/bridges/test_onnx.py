@@ -36,7 +36,7 @@ from onnx_models import (
 import fastrnn
 import fastrnn.onnx as backend
 from fastrnn import config, native
-from fastrnn.onnx import cells
+from fastrnn.onnx import activations, cells
 
 LENGTHS = [3, 5, 0, 1]
 OPS = tuple(GATES)
@@ -608,3 +608,8 @@ def test_without_onnx_the_import_says_what_to_install():
     code = "import sys; sys.modules['onnx'] = None; import fastrnn.onnx"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'pip install "fastrnn[onnx]"' in done.stderr.splitlines()[-1]
+
+
+def test_a_thresholded_relu_keeps_its_threshold():
+    """Of a real value few units meet it: x for x >= alpha, 0 otherwise, in the words of ONNX."""
+    assert activations.ACTIVATIONS["ThresholdedRelu"][0](np.array([0.5, 1, 2]), 1.0).tolist() == [0, 1, 2]

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 import fastrnn
 from fastrnn import _network
 from fastrnn._head import Dense, cross_entropy, softmax, squared_error
-from fastrnn._network import Network
+from fastrnn._network import Best, Network
 from fastrnn._sequences import Sequences, moments
 from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
 
@@ -209,6 +209,8 @@ def test_the_callers_errstate_does_not_matter():
     with np.errstate(all="raise"):
         model = quick(SequenceClassifier, lr=0.1, max_epochs=40).fit(sides, [0, 1] * 12)
         assert model.score(sides, [0, 1] * 12) == 1
+        model.network_.head.flat[:] = 3e38
+        model.predict(sides)
 
 
 def test_arguments_are_left_alone():
@@ -305,6 +307,41 @@ def test_partial_fit_goes_on(kind, y, options):
     assert model.n_iter_ == len(model.loss_curve_) == 20
     assert model.loss_curve_[-1] < 0.7 * model.loss_curve_[0]
     assert model.score(X, y) > 0.5
+
+
+def test_a_fitted_network_stays_per_step():
+    X = np.random.default_rng(0).standard_normal((8, 3, 2))
+    model = SequenceRegressor(max_epochs=1, per_step=True).fit(X, X[:, :, 0])
+    before, score = model.predict(X), model.score(X, X[:, :, 0])
+    model.set_params(per_step=False)
+    np.testing.assert_array_equal(model.predict(X), before)
+    assert model.score(X, X[:, :, 0]) == score
+
+
+def test_the_rate_falls_linearly(monkeypatch):
+    rates, epoch = [], Network.epoch
+    monkeypatch.setattr(Network, "epoch", lambda *args: rates.append(args[5]) or epoch(*args))
+    X = np.random.default_rng(0).standard_normal((8, 3, 2))
+    SequenceRegressor(max_epochs=4, lr=0.1).fit(X, X[:, 0, 0])
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025])
+
+
+def test_an_equal_loss_is_no_better():
+    params = np.zeros(2)
+    best = Best((params,))
+    assert best.note(1.0) == 0
+    params[:] = 1
+    assert best.note(1.0) == 1
+    best.restore()
+    assert not params.any()
+
+
+def test_moments_in_double_precision():
+    X = np.random.default_rng(0).standard_normal((8, 3, 2))
+    assert SequenceRegressor(max_epochs=1).fit(X.astype(np.float32), X[:, 0, 0]).mean_.dtype == np.float64
+    X[:, :, 1] = 0
+    X[0, 0, 1] = 1e-200  # whose square is 0
+    assert SequenceRegressor(max_epochs=1).fit(X, X[:, 0, 0]).scale_[1] == 1
 
 
 def test_partial_fit_of_one_class_at_a_time():

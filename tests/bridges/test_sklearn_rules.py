@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import check_array
+from sklearn.utils import check_array, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
 from fastrnn.sklearn import SequenceClassifier, SequenceRegressor
@@ -92,6 +92,10 @@ X = ragged()
 SIGNS = np.array(["up" if x[-1, 0] > 0 else "down" for x in X])
 LAST = np.array([x[-1, 0] for x in X])
 STEPS = [np.where(x[:, 0] > 0, "up", "down") for x in X]
+
+
+def test_tags():
+    assert all(get_tags(kind()).input_tags.three_d_array for kind in BOTH)
 
 
 @pytest.mark.parametrize("kind", BOTH)
