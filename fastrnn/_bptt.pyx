@@ -183,23 +183,25 @@ cdef tuple new_weights(object call, const BackJob* j, Py_ssize_t size, object dt
     )
 
 
-cdef bint is_laid_out(object array, const Sequence* q, Py_ssize_t width, object dtype):
-    """Whether it is an array (T, B, width), or, packed, (R, width)."""
+cdef bint is_laid_out(object array, const BackJob* j, Py_ssize_t width) noexcept:
+    """Whether it is an array (T, B, width), or, packed, (R, width), of the job's type."""
     cdef const Array* a
-    if not isinstance(array, ndarray) or array.dtype != dtype:
+    if type(array) is not ndarray:
         return False
     a = fields(array)
-    if a.nd == 2:
-        return a.dimensions[0] == q.R and a.dimensions[1] == width
-    return a.nd == 3 and a.dimensions[0] == q.T and a.dimensions[1] == q.B and a.dimensions[2] == width
-
-
-cdef bint intact(object tape, const BackJob* j, object dtype):
-    """Whether a tape still has what forward gave it: its fields can be assigned, and pointers go into them."""
-    saved, call = tape.saved[0], tape.call
-    if not isinstance(saved, Memory) or (<Memory>saved).size < j.q.R * j.tape_width * dtype.itemsize:
+    if a.descr.type != (c"d" if j.wide else c"f"):
         return False
-    return is_laid_out(call.x, &j.q, j.I, dtype) and is_laid_out(tape.out, &j.q, j.P, dtype)
+    if a.nd == 2:
+        return a.dimensions[0] == j.q.R and a.dimensions[1] == width
+    return a.nd == 3 and a.dimensions[0] == j.q.T and a.dimensions[1] == j.q.B and a.dimensions[2] == width
+
+
+cdef bint intact(object tape, const BackJob* j):
+    """Whether a tape still has what forward gave it: its fields can be assigned, and pointers go into them."""
+    saved = tape.saved[0]
+    if type(saved) is not Memory or (<Memory>saved).size < j.q.R * j.tape_width * (8 if j.wide else 4):
+        return False
+    return is_laid_out(tape.call.x, j, j.I) and is_laid_out(tape.out, j, j.P)
 
 
 cdef class Backward:
@@ -217,7 +219,7 @@ cdef class Backward:
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.lddz = spread(width, self.itemsize)
         j.G = call.w_hh.shape[0] // j.H
-        if not intact(tape, j, dtype):
+        if not intact(tape, j):
             raise ValueError("tape: needs its fields as forward left them, got others")
         x = array_of(call.x.size * self.itemsize, call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)

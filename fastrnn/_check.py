@@ -23,7 +23,7 @@ LETTERS = {  # of the shapes of W_ih, W_hh and the biases
     "gru": ("(3*H, I)", "(3*H, P)", "(3*H,)"),
 }
 PLAIN = 0x101  # flags of an array: C-contiguous and aligned
-SOURCES = (np.random.Generator, np.random.BitGenerator, np.random.SeedSequence, np.random.RandomState)
+SOURCES = ("Generator", "BitGenerator", "SeedSequence", "RandomState")  # names: NumPy loads its random on first use
 MAX_BYTES = 2**50  # beyond any memory; below it no size of a workspace, of 64 threads or less, overflows ptrdiff_t
 
 dimensions: Any = None  # the kernels' own quick look at a function's arguments, where config has found kernels
@@ -145,20 +145,20 @@ def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
 
 
 def shaped(name: str, array: np.ndarray, letters: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A view of the array, whose shape nobody else can change, or a copy: C-contiguous and aligned."""
+    """The array, C-contiguous and aligned, if its shape is right."""
     if array.shape != shape:
         raise ValueError(f"{name}: needs shape {letters} = {shape}, got {array.shape}")
-    return array[...] if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
+    return array if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
 
 
 def rows(array: np.ndarray) -> np.ndarray:
-    """A view of the array if its last axis is contiguous and all is aligned, else a C-contiguous copy."""
+    """The array itself if its last axis is contiguous and all is aligned, else a C-contiguous copy."""
     if array.flags.carray:
-        return array[...]
+        return array
     size = array.itemsize
     strides = array.strides
     if array.flags.aligned and (strides[-1] == size or array.shape[-1] <= 1) and not any(s % size for s in strides):
-        return array[...]
+        return array
     return np.array(array, order="C")
 
 
@@ -218,7 +218,7 @@ def pair(name: str, state: Any) -> tuple[Any, Any]:
 def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse) -> Call:
     reverse = flag("reverse", reverse)
     if lengths_ is not None:
-        lengths_ = plain("lengths", lengths_, "integers")  # first: what makes an array may change others' shapes
+        lengths_ = plain("lengths", lengths_, "integers")  # first, for the same reason as in _fitted
     found = dimensions and dimensions(GATES[cell], x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
     if not found:
         x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
@@ -234,7 +234,7 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
     like = x.dtype
     if x.ndim != 3:
         raise ValueError(f"x: needs shape (T, B, I), got {x.shape}")
-    x = rows(x)
+    x = rows(x[...])  # a view: what makes arrays of the others may change the shape of this one
     T, B, I = x.shape
     G = GATES[cell]
     of_x, of_h, of_b = LETTERS[cell]
@@ -267,16 +267,14 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
 def gradients(call: Call, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> tuple:
     """The gradients that a loss sends back into one direction; None stands for zeros."""
     T, B, P, H, like = call.T, call.B, call.P, call.H, call.dtype
+    grad_h_n = optional("grad_h_n", grad_h_n, like, "(B, P)", (B, P))  # first, for the same reason
+    grad_c_n = optional("grad_c_n", grad_c_n, like, "(B, H)", (B, H))
     if grad_out is not None:
         grad_out = floats("grad_out", grad_out, like)
         if grad_out.shape != (T, B, P):
             raise ValueError(f"grad_out: needs shape (T, B, P) = {(T, B, P)}, got {grad_out.shape}")
         grad_out = rows(grad_out)
-    return (
-        grad_out,
-        optional("grad_h_n", grad_h_n, like, "(B, P)", (B, P)),
-        optional("grad_c_n", grad_c_n, like, "(B, H)", (B, H)),
-    )
+    return grad_out, grad_h_n, grad_c_n
 
 
 def tape(value: Any, cell: str) -> Tape:
@@ -294,7 +292,7 @@ def tape(value: Any, cell: str) -> Tape:
 def generator(name: str, seed: Any) -> np.random.Generator:
     """What NumPy makes of a seed; it would crash on some objects that are none."""
     try:
-        if seed is not None and not isinstance(seed, SOURCES):
+        if seed is not None and not isinstance(seed, tuple(getattr(np.random, kind) for kind in SOURCES)):
             seed = [integer(name, k, 0) for k in seed] if isinstance(seed, (list, tuple)) else integer(name, seed, 0)
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as problem:
@@ -342,7 +340,7 @@ def same_sequence(
 def _time_major(array: np.ndarray, batch_first: bool) -> np.ndarray:
     if array.ndim == 2:
         return rows(array[:, None])
-    return rows(array.swapaxes(0, 1) if batch_first else array)
+    return rows(array.swapaxes(0, 1) if batch_first else array[...])  # always a view: see _fitted
 
 
 def layer_state(

@@ -419,8 +419,11 @@ class Recurrence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         taped = hooks(True) is None  # where saved tensors are to go elsewhere, or nowhere, nothing else must stay here
         results = run.forward(x, h0, c0, taped)
-        noise, run.noise = ([], run.noise) if taped else (run.noise, [])
-        ctx.save_for_backward(x, h0, c0, *weights, *noise)
+        if taped:
+            ctx.save_for_backward(x, h0, c0, *weights)
+        else:
+            ctx.save_for_backward(x, h0, c0, *weights, *run.noise)
+            run.noise = []
         return tuple(map(torch.from_numpy, results))
 
     @staticmethod
@@ -432,10 +435,9 @@ class Recurrence(torch.autograd.Function):
         run, (_, *needed) = ctx.run, ctx.needs_input_grad
         if not keeps_graph():
             ctx.run = None
-        saved, noise = saved[: len(needed)], saved[len(needed) :]
-        if noise:
+        if len(saved) > len(needed):
             run = Pass(run.weights, run.layout, run.dropout)
-            run.noise = list(noise)
+            saved, run.noise = saved[: len(needed)], list(saved[len(needed) :])
         given, weights = [grad for grad in grads if grad is not None], None
         if not given:
             return (None,) * (1 + len(needed))

@@ -66,6 +66,13 @@ def test_compiled_modules_import_down(module, below):
     assert "import" in text and not re.search(r"^ *cimport numpy|^ *from numpy cimport", text, re.M)
 
 
+def test_import_leaves_to_numpy_what_it_loads_on_first_use():
+    """numpy.random takes twice as long as all of ours."""
+    code = "import sys, numpy; before = set(sys.modules); import fastrnn; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not [name for name in done.stdout.split() if name.startswith("numpy")]
+
+
 def test_import_brings_no_framework():
     code = "import sys, fastrnn; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
