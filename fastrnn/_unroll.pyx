@@ -29,7 +29,7 @@ from libc.string cimport memset
 
 from numpy import empty_like, zeros
 
-cdef int threads = 1
+cdef int threads = 1, processors = 1
 
 # Bytes of the hoisted projection and the rows it reads between two turns of the time loop: little of an L2 cache, which
 # has the weights and the caller's arrays to hold as well. Of a W_ih that no cache holds beside W_hh half as many as it
@@ -42,10 +42,11 @@ cdef double SHARED_FLOPS = 4e6     # below, some 20 us, a thread is not worth it
 cdef Py_ssize_t SHARED_WEIGHTS = 12000
 
 
-def set_threads(int n):
-    """The most that a call may use from now on: of these as many as there can be."""
-    global threads
-    threads = min(n, FRNN_MOST_THREADS)
+def set_threads(int n, int of_use=FRNN_MOST_THREADS):
+    """The most that a call may use from now on: of these as many as there can be, which is returned. of_use: no call
+    takes more of its own accord, since they would only be in each other's way."""
+    global threads, processors
+    threads, processors = min(n, FRNN_MOST_THREADS), of_use
     return threads
 
 
@@ -79,7 +80,8 @@ cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible
     cdef unsigned long long key = <size_t>task + itemsize
     cdef Py_ssize_t panels = H // (4 * lanes(itemsize))
     its.by_units = divisible and panels > 1 and weights >= B * SHARED_WEIGHTS
-    its.parts = <int>min(<Py_ssize_t>threads, panels if its.by_units else B)
+    its.parts = <int>min(<Py_ssize_t>(threads if SHARED_FLOPS == 0 else min(threads, processors)),
+                         panels if its.by_units else B)
     its.kind.key, its.kind.work = 0, flops
     if flops < SHARED_FLOPS:
         its.parts = 1

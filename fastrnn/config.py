@@ -57,8 +57,8 @@ def get_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set the most threads that a call may use.
 
-    A call uses fewer where more would not pay. Results have the same bits with any number. The NumPy backend takes no
-    notice: its threads are those of NumPy's BLAS.
+    A call uses fewer where more would not pay, and no more than this process has processors now. Results have the same
+    bits with any number. The NumPy backend takes no notice: its threads are those of NumPy's BLAS.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def set_num_threads(n: int) -> None:
     global _threads
     _threads = _check.integer("n", n, 1, MOST_THREADS)
     if _unroll is not None:
-        _threads = _unroll.set_threads(_threads)
+        _threads = _unroll.set_threads(_threads, _processors())
 
 
 def describe() -> dict[str, str]:
@@ -142,25 +142,18 @@ def _default_threads() -> int:
         if not value.strip().isdecimal():
             raise ValueError(f"FASTRNN_NUM_THREADS: needs an integer in 1..{MOST_THREADS}, got {value!r}")
         return _check.integer("FASTRNN_NUM_THREADS", int(value), 1, MOST_THREADS)
-    return max(1, min(_processors(), _processors_worth(), MOST_THREADS))
+    return min(_processors(), MOST_THREADS)
 
 
 def _processors() -> int:
-    """Those that this process may run on."""
-    if hasattr(os, "process_cpu_count"):  # from 3.13 on; heeds PYTHON_CPU_COUNT
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processors_worth() -> int:
-    """How many processors' time the control group of this process has, in a container for one; else very many."""
-    found = float("inf")
+    """How many this process may run on, or, in a container, has the time of."""
+    found: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in GROUPS:
         with suppress(OSError, ValueError, ZeroDivisionError):  # no limit says "max", an older one -1
             names = ("cpu.max",) if folder.joinpath("cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             quota, period = (int(part) for name in names for part in folder.joinpath(name).read_text().split())
             found = min(found, quota / period if quota > 0 else found)
-    return math.ceil(min(found, MOST_THREADS))
+    return max(1, math.ceil(found))
 
 
 _choose_backend()

@@ -552,7 +552,7 @@ def test_the_kernels_work_where_nobody_has_chosen():
 
 
 def usual_threads():
-    return min(len(os.sched_getaffinity(0)), config._processors_worth(), config.MOST_THREADS)
+    return min(config._processors(), config.MOST_THREADS)
 
 
 @pytest.mark.parametrize(
@@ -574,9 +574,27 @@ def test_a_container_has_as_many_threads_as_its_share_of_processors(files, threa
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(config, "GROUPS", (tmp_path / "none", tmp_path))
-    monkeypatch.setattr(config, "_processors", lambda: 1000)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
     monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
     assert config._default_threads() == threads
+
+
+def test_no_call_has_more_threads_than_processors():
+    """Many more would take several times as long as one, waiting for each other."""
+    script = """
+import os, numpy as np, fastrnn
+layer, x = fastrnn.LSTM(64, 128), np.ones((20, 64, 64), np.float32)
+for n in (64, 1):
+    fastrnn.set_num_threads(64)
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:n])
+    fastrnn.set_num_threads(64)
+    before = len(os.listdir("/proc/self/task"))
+    for _ in range(9):
+        layer(x)
+    print(len(os.listdir("/proc/self/task")) - before)
+"""
+    many, one = map(int, python(script).stdout.split())
+    assert many == usual_threads() - 1 and one == 0
 
 
 def test_the_source_folder_says_what_it_is(tmp_path):
