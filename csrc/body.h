@@ -194,44 +194,47 @@ INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
     return (left + tall - 1) / tall;
 }
 
-/* A lone row by two panels of V vectors at once, w of the second `far` behind the first, c likewise one row behind: one
- * panel alone has too few sums to keep the multipliers busy, each of them waiting for its last term. */
-INLINE void pair_body(int V, ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c, ptrdiff_t ldc)
+/* A lone row by p panels of V vectors at once, w of each `far` behind that of the last one, c likewise one row behind:
+ * one panel alone has too few sums to keep the multipliers busy, each of them waiting for its last term. */
+INLINE void panels_body(int p, int V, ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c,
+                        ptrdiff_t ldc)
 {
-    vec acc[2][4];
-    UNROLL for (int b = 0; b < 2; b++) {
+    vec acc[4][4];
+    UNROLL for (int b = 0; b < p; b++) {
         UNROLL for (int v = 0; v < V - 1; v++)
             acc[b][v] = load(at + b * ld + v * apart);
         acc[b][V - 1] = load(last + b * ld_last);
     }
     for (ptrdiff_t k = 0; k < K; k++, w += V * VL) {
         vec ak = all(a[k]);
-        UNROLL for (int b = 0; b < 2; b++) {
+        UNROLL for (int b = 0; b < p; b++) {
             UNROLL for (int v = 0; v < V; v++)
                 acc[b][v] = fmadd(ak, load(w + b * far + v * VL), acc[b][v]);
         }
     }
-    UNROLL for (int b = 0; b < 2; b++) {
+    UNROLL for (int b = 0; b < p; b++) {
         UNROLL for (int v = 0; v < V; v++)
             put(c + b * ldc + v * VL, acc[b][v]);
     }
 }
 
-#define PAIR(V)                                                                                                        \
-    static void pair_##V(ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c, ptrdiff_t ldc)      \
+#define PANELS(p, V)                                                                                                   \
+    static void panels_##p##x##V(ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c,             \
+                                 ptrdiff_t ldc)                                                                        \
     {                                                                                                                  \
-        pair_body(V, K, a, w, far, at, ld, apart, last, ld_last, c, ldc);                                              \
+        panels_body(p, V, K, a, w, far, at, ld, apart, last, ld_last, c, ldc);                                         \
     }
-PAIR(3)
-PAIR(4)
+PANELS(2, 3)
+PANELS(4, 3)
+PANELS(2, 4)
 
 /* buf = z + a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell.
- * far: not 0 if the m = 2 rows are two panels of a lone one. */
+ * far: not 0 if the m rows are as many panels of a lone one. */
 INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V, ptrdiff_t K, const real *a,
                     ptrdiff_t lda, const real *w, ptrdiff_t far)
 {
     if (far)
-        (V == 4 ? pair_4 : pair_3)(K, a, w, far, FIELDS(z), buf, row);
+        (V == 4 ? panels_2x4 : m == 4 ? panels_4x3 : panels_2x3)(K, a, w, far, FIELDS(z), buf, row);
     else if (m == 1)
         tile_body(1, V, 0, K, a, lda, 1, w, FIELDS(z), buf, row);
     else
@@ -241,12 +244,15 @@ INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V,
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
 
-/* Whether the b-th of the blocks of a lone row, of V vectors each and K deep, goes together with the one after it. */
-INLINE int paired(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole, int turn)
+/* How many blocks go together from the b-th one on, of V vectors each and K deep, if the n rows are a lone one. */
+INLINE ptrdiff_t together(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole,
+                          int turn)
 {
-    if (n != 1 || !FRNN_PAIRED(V, K) || b + 1 == blocks)
-        return 0;
-    return block_at(b, blocks, turn) < whole && block_at(b + 1, blocks, turn) < whole;
+    ptrdiff_t p = n == 1 ? FRNN_TOGETHER(V, K) : 1;
+    while (p > 1 &&
+           (b + p > blocks || block_at(b, blocks, turn) >= whole || block_at(b + p - 1, blocks, turn) >= whole))
+        p /= 2;
+    return p;
 }
 
 static const real zeros[PANEL] ALIGNED = {0};
@@ -279,10 +285,10 @@ static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
         ptrdiff_t n = block_at(b, panels, turn) * PANEL, cols = least(PANEL, N - n), V = (cols + VL - 1) / VL;
         ptrdiff_t zrow = z ? ldz : 0;
         const real *zn = z ? z + n : zeros;
-        if (paired(M, 4, K, b, panels, N / PANEL, turn)) {
+        if (together(M, 4, K, b, panels, N / PANEL, turn) > 1) {
             n = least(n, block_at(++b, panels, turn) * PANEL);
             from = start_at(4, z ? z + n : zeros, z ? PANEL : 0, VL);
-            pair_4(K, a, w + n * K, K * PANEL, FIELDS(from), c + n, PANEL);
+            panels_2x4(K, a, w + n * K, K * PANEL, FIELDS(from), c + n, PANEL);
             continue;
         }
         for (ptrdiff_t r = 0, m; r < M; r += m) {
@@ -482,10 +488,10 @@ static void rnn_pair(const real *z, const real *x, ptrdiff_t I, const real *h_pr
     start from = start_at(4, z, PANEL, VL);
     const ptrdiff_t far = (I + P) * PANEL;
     if (I) {
-        pair_4(I, x, w, far, FIELDS(from), buf, PANEL);
+        panels_2x4(I, x, w, far, FIELDS(from), buf, PANEL);
         from = here;
     }
-    pair_4(P, h_prev, w + I * PANEL, far, FIELDS(from), buf, PANEL);
+    panels_2x4(P, h_prev, w + I * PANEL, far, FIELDS(from), buf, PANEL);
 }
 
 INLINE vec rnn_value(vec a, int relu) { return relu ? max(all(0), a) : tanh_vec(a); }
@@ -516,7 +522,7 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
     const ptrdiff_t panels = (U + PANEL - 1) / PANEL;
     for (ptrdiff_t b = 0; b < panels; b++) {
         ptrdiff_t u = block_at(b, panels, turn) * PANEL, cols = least(PANEL, U - u), V = (cols + VL - 1) / VL;
-        if (paired(n, 4, I + P, b, panels, U / PANEL, turn)) {
+        if (together(n, 4, I + P, b, panels, U / PANEL, turn) > 1) {
             u = least(u, block_at(++b, panels, turn) * PANEL);
             rnn_pair(z + u, x, I, h_prev, P, w + u * (I + P), buf);
             rnn_cells(1, 2 * PANEL, relu, buf, 0, h + u, 0);
@@ -600,7 +606,7 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
     const ptrdiff_t blocks = (U + VL - 1) / VL, depth = 4 * (I + P);
     for (ptrdiff_t b = 0; b < blocks; b++) {
         ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, U - u);
-        if (paired(n, 4, I + P, b, blocks, U / VL, turn)) {
+        if (together(n, 4, I + P, b, blocks, U / VL, turn) > 1) {
             u = least(u, block_at(++b, blocks, turn) * VL);
             lstm_block(2, VL, depth * VL, H, z + u, VL, x, 0, I, h_prev, 0, P, w + u * depth, c + u, VL, h + u, VL,
                        tape ? tape + u : NULL, VL);
@@ -674,9 +680,10 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
     const ptrdiff_t blocks = (U + VL - 1) / VL, depth = 3 * (I + H);
     for (ptrdiff_t b = 0; b < blocks; b++) {
         ptrdiff_t u = block_at(b, blocks, turn) * VL, lanes = least(VL, U - u);
-        if (paired(n, 3, I + H, b, blocks, U / VL, turn)) {
-            u = least(u, block_at(++b, blocks, turn) * VL);
-            gru_block(2, VL, depth * VL, H, z + u, VL, b_hn + u, VL, x, 0, I, h_prev, 0, h_prev + u0 + u, VL,
+        ptrdiff_t p = together(n, 3, I + H, b, blocks, U / VL, turn);
+        if (p > 1) {
+            u = least(u, block_at(b += p - 1, blocks, turn) * VL);
+            gru_block(p, VL, depth * VL, H, z + u, VL, b_hn + u, VL, x, 0, I, h_prev, 0, h_prev + u0 + u, VL,
                       w + u * depth, h + u, VL, tape ? tape + u : NULL, VL);
             continue;
         }

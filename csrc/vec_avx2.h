@@ -4,7 +4,7 @@
 #define FRNN_TILE_ROWS(V) ((V) == 4 ? 3 : (V) == 3 ? 4 : (V) == 2 ? 6 : 8) /* at most 12 accumulators */
 #define FRNN_KEEP(v) __asm__("" : "+x"(v))
 #define FRNN_DEPTH 128
-#define FRNN_PAIRED(V, K) ((void)(V), (void)(K), 1)
+#define FRNN_TOGETHER(V, K) ((void)(K), (V) == 3 ? 4 : 2)
 #include "vec_types.h"
 
 #if FRNN_WIDE

@@ -5,7 +5,7 @@
 #define FRNN_KEEP(v) __asm__("" : "+v"(v))
 #define FRNN_DEPTH PTRDIFF_MAX /* 24 accumulators ask L2 for half as much as 12 */
 /* Four sums alone keep up with L2, and from there two panels at once come no faster. */
-#define FRNN_PAIRED(V, K) ((V) < 4 || (K) <= 64)
+#define FRNN_TOGETHER(V, K) ((V) < 4 || (K) <= 64 ? 2 : 1)
 #include "vec_types.h"
 
 #if FRNN_WIDE

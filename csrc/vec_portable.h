@@ -10,7 +10,8 @@
  *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (a third less speed)
  *   FRNN_TILE_ROWS(V)  rows of a tile V vectors wide: as many as the registers hold
  *   FRNN_DEPTH         rows that outer sums up at a time: their part of a panel stays in L1 while all of c comes and goes
- *   FRNN_PAIRED(V, K)  whether two panels of a lone row, V vectors wide and K deep, are worth taking together
+ *   FRNN_TOGETHER(V, K)  panels of a lone row, V vectors wide and K deep, that are best taken together: 1, 2 or, if V
+ *                      is 3, 4
  */
 #define FRNN_BYTES 16
 #if defined(__aarch64__)
@@ -25,7 +26,7 @@
 #endif
 #endif
 #define FRNN_DEPTH 128
-#define FRNN_PAIRED(V, K) ((void)(V), (void)(K), 1)
+#define FRNN_TOGETHER(V, K) ((void)(V), (void)(K), 2)
 #include "vec_types.h"
 
 #if defined(__aarch64__) && FRNN_WIDE
