@@ -87,6 +87,15 @@ def test_kept_blocks_are_bounded():
         assert 10**7 < tracemalloc.get_traced_memory()[0] < KEPT_BYTES
 
 
+def test_a_block_of_more_than_half_is_not_kept():
+    forget_blocks()
+    with traced():
+        before = tracemalloc.get_traced_memory()[0]
+        block = _kernels.Memory(KEPT_BYTES // 2 + 1)
+        del block
+        assert tracemalloc.get_traced_memory()[0] < before + 10_000
+
+
 # -- results -------------------------------------------------------------------------------------------------------
 
 

@@ -521,3 +521,9 @@ def test_modules_are_those_of_pytorch():
         made.load_state_dict(theirs.state_dict())
         x = torch.randn(T, B, I)
         assert torch.equal(made.eval()(x)[0], ours.eval()(x)[0])
+
+
+def test_packed_rows_of_rows():
+    for module in modules("gru"):
+        with pytest.raises(RuntimeError):
+            module(PackedSequence(torch.zeros(5, 1, I), torch.tensor([3, 2])))

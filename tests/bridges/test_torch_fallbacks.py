@@ -20,6 +20,7 @@ from torch._inductor import config as inductor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -167,6 +168,15 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         self.called.add(str(function))
         return function(*arguments, **(options or {}))
+
+
+@each_cell
+def test_a_mode_beside_a_device(cell, ways):
+    _, ours = modules(cell)
+    x = example()
+    with torch.device("cpu"), Functions() as mode:
+        ours(x)
+    assert mode.called and ways == ["torch"]
 
 
 @each_cell
@@ -525,6 +535,23 @@ def test_saved_tensors_kept_elsewhere(cell):
     assert_close(found[1], found[0])
 
 
+LAID_OUT_ANEW = {
+    "columns": lambda t: t.t().contiguous().t() if t.dim() == 2 else t,
+    "sign": lambda t: torch._neg_view(-t),
+}
+
+
+@pytest.mark.parametrize("way", LAID_OUT_ANEW)
+@each_cell
+def test_saved_tensors_laid_out_anew(cell, way):
+    x, found = example(torch.float64), []
+    for module, unpack in zip(modules(cell, dtype=torch.float64), (lambda t: t, LAID_OUT_ANEW[way]), strict=True):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), unpack):
+            out = module(x)[0]
+        found.append(torch.autograd.grad(out.pow(2).sum(), list(module.parameters())))
+    assert_close(found[1], found[0])
+
+
 @each_cell
 def test_saved_tensors_kept_nowhere(cell):
     """What stays for the way back is autograd's alone: where that is recomputed, no tape, input or noise waits."""
@@ -577,6 +604,48 @@ def test_second_derivatives_by_weights_put_aside_meanwhile(cell):
         (grad,) = torch.autograd.grad(loss, x, create_graph=True)
         found.append(torch.autograd.grad(grad.pow(2).sum(), [x, *module.parameters()]))
     assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0"])
+@each_cell
+def test_storages_given_up_for_good(cell, name):
+    _, ours = modules(cell, dtype=torch.float64)
+    x = example(torch.float64).requires_grad_()
+    out = ours(x)[0]
+    getattr(ours, name).untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(out.sum(), [x, *ours.parameters()])
+
+
+@pytest.mark.parametrize("layout", ["sorted", "even"])
+@each_cell
+def test_batch_sizes_changed_meanwhile(cell, layout):
+    theirs, ours = modules(cell, dtype=torch.float64)
+    x, _ = inputs(theirs, layout)
+    found = []
+    for module in (theirs, ours):
+        sizes = x.batch_sizes.clone()
+        out, _ = module(PackedSequence(x.data, sizes))
+        sizes.fill_(1)
+        found.append(torch.autograd.grad(out.data.pow(2).sum(), list(module.parameters())))
+    assert_close(found[1], found[0])
+
+
+def test_a_weight_that_has_no_part():
+    theirs, ours = modules("projected", dtype=torch.float64)
+    x, found = example(torch.float64)[:1], []
+    for module in (theirs, ours):
+        c = module(x)[1][1]
+        weights = list(module.parameters())
+        found.append(torch.autograd.grad(c.pow(2).sum(), weights, create_graph=True, allow_unused=True))
+    for mine, its in zip(found[1], found[0], strict=True):
+        assert (mine is None) == (its is None) or not (mine if its is None else its).any()
+
+
+def test_states_of_another_dtype():
+    for module in modules("gru"):
+        with pytest.raises(RuntimeError):
+            module(example(), torch.zeros(1, B, module.hidden_size, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["x", "weight_ih_l0", "weight_hh_l0"])

@@ -228,6 +228,13 @@ def test_from_torch_refuses_by_name(module, error, said):
         fastrnn.from_torch(module)
 
 
+def test_from_torch_of_two_dtypes():
+    module = nn.GRU(I, H)
+    module.bias_hh_l0.data = module.bias_hh_l0.data.double()
+    with pytest.raises(TypeError, match="one for all weights"):
+        fastrnn.from_torch(module)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_a_layer_takes_tensors_of_any_width(dtype):
     state_dict = {name: value.to(dtype) for name, value in nn.LSTM(I, H).state_dict().items()}

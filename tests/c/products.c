@@ -207,6 +207,7 @@ int main(void)
     everywhere(check_gemm);
     everywhere(check_gemv);
     everywhere(check_outer);
+    check_outer(5, 20, 300, 3); /* deeper than is summed up at a time */
     everywhere(check_sums);
     everywhere(check_moves);
     report("products");
