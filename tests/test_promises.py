@@ -291,6 +291,16 @@ print(found)
 """
 
 
+def test_wide_batches_of_little_input_on_threads(threads):
+    """Where a thread's workspace is mostly states."""
+    case = make_case("gru", "reset_before", T=3, B=200, I=1, H=64, P=None, dtype=np.float64)
+    threads(1)
+    alone = everything(native, "gru", case)
+    for n in (2, 3):
+        threads(n)
+        same_bits(everything(native, "gru", case), alone, f"{n} threads")
+
+
 def test_the_work_is_shared_indeed():
     """Threads come with the first call that is shared, not with one that is too small."""
     script = SHARED.format(isa=IN_USE)
