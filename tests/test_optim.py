@@ -10,6 +10,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from trials import changes_in_place
 
 from fastrnn.layers import GRU
 from fastrnn.optim import SGD, Adam, clip_grad_norm
@@ -260,6 +261,7 @@ def test_a_gru_learns_to_remember(make):
     assert np.mean(losses[:10]) > 0.8 and np.mean(losses[-20:]) < 0.2
 
 
+@changes_in_place
 @pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, 0.9), Adam], ids=["SGD", "Adam"])
 @pytest.mark.parametrize(
     ("change", "error", "message"),
