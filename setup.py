@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
 CORE, HEADERS = sorted(glob("csrc/*.c")), sorted(glob("csrc/*.h"))
-FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS = ["-std=c11", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]  # in this order
 LINK = ["-pthread", "-fno-fast-math"]  # with -ffast-math the linker adds what changes the floating-point mode of all
 FAST, SMALL = ["-O2"], ["-Os"]
 if "CFLAGS" in os.environ or "LDFLAGS" in os.environ:  # whoever has flags has reasons: symbols, hardening, speed
