@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * body.h - every primitive of frnn.h, once, in the vocabulary of vec_*.h, for one real type.
  *
- * A shell includes it with FRNN_WIDE set (is the type double?), a vec_*.h in view, inside the target region of its
- * instruction set, and makes a table of FRNN_PRIMITIVES. Letters as in frnn.h, and: VL lanes, V vectors of a tile, m
- * its rows, u the first unit of a block, buf a tile of accumulators between product and cell: [row][vector][lane]. */
+ * isa_*.[ch] include it with FRNN_WIDE set (is the type double?), a vec_*.h in view, inside the target region of their
+ * instruction set, and isa_*.c make a table of FRNN_PRIMITIVES. Letters as in frnn.h, and: VL lanes, V vectors of a
+ * tile, m its rows, p panels taken together, u the first unit of a block, buf a tile of accumulators between product
+ * and cell: [row][vector][lane]. */
 
 #define PANEL (4 * VL)
 #ifndef FRNN_NEAR_BYTES
