@@ -6,7 +6,7 @@ the caches give their weights (W_ih once, W_hh in each step, each cache as much 
 tanh, sigmoid and the cells' way back, each as quick as it is alone. Nothing else takes any time. KERNELS.json is
 written by `kernels.py --json`, PEERS.json by `peers.py --json` or `torch_modules.py --json`. With a file of `peers.py`
 in place of KERNELS.json, the limit is what fastrnn took there: for `torch_modules.py`, if all around the functions took
-no time. G gates.
+no time but autograd itself, and that no more than for a function which computes nothing. G gates.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def by_processor(found: dict[str, Any]) -> Limit:
     return limit
 
 
-def by_functions(found: dict[str, Any]) -> Limit:
-    """By what fastrnn took, on one thread."""
-    return {r.entry: r.seconds[OURS] for r in results_of(found) if r.threads == 1}.__getitem__
+def by_functions(found: dict[str, Any], autograd: dict[str, float]) -> Limit:
+    """By what fastrnn took, on one thread, and in training what autograd takes for each cell."""
+    alone = {r.entry: r.seconds[OURS] for r in results_of(found) if r.threads == 1}
+    return lambda entry: alone[entry] + (autograd.get(entry.cell, 0) if entry.mode == "training" else 0)
 
 
 def case_rows(results: Sequence[Result], limit: Limit) -> list[list[str]]:
@@ -105,7 +106,8 @@ def main() -> int:
     if not results:
         print("no such case on one thread beside a peer", file=sys.stderr)
         return 2
-    limit = by_processor(found) if "primitives" in found else by_functions(found)
+    autograd = measured.get("autograd alone", {})
+    limit = by_processor(found) if "primitives" in found else by_functions(found, autograd)
     try:
         rows, means = case_rows(results, limit), mean_rows(results, limit)
     except KeyError as missing:

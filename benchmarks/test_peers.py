@@ -163,3 +163,13 @@ def test_limits_add_up():
     limit = limits.by_processor(found)
     assert limit(entry) == project + read + units
     assert limit(replace(entry, mode="training")) == 2 * (project + read) + project + 32 + (1 + 3) * units
+
+
+def test_limits_of_functions_are_theirs_and_autograds():
+    inference = replace(ENTRY, mode="inference")
+    alone = (ENTRY, 1, 4.0), (inference, 1, 2.0), (ENTRY, 2, 3.0)
+    results = [Result(entry, threads, {OURS: seconds, "other": 9.0}, 0.0) for entry, threads, seconds in alone]
+    found = json.loads(json.dumps(record(results, [OURS], 3)))
+    limit = limits.by_functions(found, {"lstm": 0.5})
+    assert (limit(ENTRY), limit(inference)) == (4.5, 2.0)
+    assert limits.by_functions(found, {})(ENTRY) == 4.0

@@ -4,7 +4,8 @@
 The grid of `peers.py`, through autograd: inference under `inference_mode`, training as a forward and a backward pass
 by input, states and parameters; a ragged batch comes and goes as a PackedSequence, packed beforehand. Both run in this
 process, with the same arrays; what they compute is compared before it is timed; then they take turns, round by round,
-and the medians count.
+and the medians count. What autograd alone takes, for a function of as many arguments that computes nothing, goes to the
+JSON, where `limits.py` looks for it.
 Needs `fastrnn[torch]`. T time steps, B batch, I input size, H hidden size.
 """
 
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from statistics import geometric_mean
-from timeit import timeit
+from timeit import repeat, timeit
 from typing import Any, NamedTuple
 
 import cases
@@ -94,6 +95,41 @@ def measured(entries: Sequence[Entry], threads: int, rounds: int) -> Iterator[Re
         times = peers.rounds_of(sides, rounds)
         seconds = dict(zip(LIBRARIES, map(float, np.median(times, axis=0)), strict=True))
         yield Result(entry, threads, seconds, float(peers.deviations(times).max()))
+
+
+# -- autograd alone ----------------------------------------------------------------------------------------------------
+
+
+class Nothing(torch.autograd.Function):
+    """A function whose results and gradients are there already, as arrays."""
+
+    @staticmethod
+    def forward(ctx: Any, results: list, grads: list, *given: torch.Tensor) -> tuple:  # type: ignore[override]
+        """The results."""
+        ctx.grads = grads
+        ctx.save_for_backward(*given)
+        ctx.set_materialize_grads(False)
+        return tuple(map(torch.from_numpy, results))
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple:  # type: ignore[override]
+        """The gradients."""
+        return None, None, *map(torch.from_numpy, ctx.grads[: len(ctx.saved_tensors)])
+
+
+def autograd_alone(cell: str) -> float:
+    """Seconds of a forward and a backward pass of a function with the arguments and results of a layer."""
+    states = 2 if cell == "lstm" else 1
+    parameters = list(getattr(torch.nn, cell.upper())(1, 1).parameters())
+    given = [torch.ones(1, 1, 1, requires_grad=True) for _ in range(1 + states)] + parameters
+    results, grads = [np.ones((1, 1, 1), np.float32)] * (1 + states), [part.detach().numpy() for part in given]
+    apply = super(torch.autograd.Function, Nothing).apply  # without what fastrnn.torch leaves out, too
+    grad_out = torch.ones(1, 1, 1)
+
+    def run() -> tuple:
+        return torch.autograd.grad(apply(results, grads, *given)[0], given, grad_out)
+
+    return min(repeat(run, number=1000)) / 1000
 
 
 # -- report ------------------------------------------------------------------------------------------------------------
@@ -201,7 +237,9 @@ def main() -> int:
     results = [result for threads in args.threads for result in measured(entries, threads, rounds)]
     print(report(results, rounds))
     if args.json:
-        args.json.write_text(json.dumps(record(results, list(LIBRARIES), rounds), indent=1) + "\n")
+        alone = {cell: autograd_alone(cell) for cell in cases.CELLS}
+        found = record(results, list(LIBRARIES), rounds) | {"autograd alone": alone}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 
