@@ -21,6 +21,7 @@ from time import perf_counter
 
 import numpy as np
 import vowels
+from arguments import count
 
 try:
     import dask.bag
@@ -64,9 +65,9 @@ def prepare(folder: Path, copies: int) -> tuple[str, list[str], np.ndarray]:
 def main() -> None:
     """Write the files, run them with Dask and one by one, compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--copies", type=int, default=10, help="how often each of the 370 utterances is written")
-    parser.add_argument("--parts", type=int, default=8, help="tasks to cut the files into")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--copies", type=count, default=10, help="how often each of the 370 utterances is written")
+    parser.add_argument("--parts", type=count, default=8, help="tasks to cut the files into")
+    parser.add_argument("--workers", type=count, default=2, help="processes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model, paths, speaker = prepare(Path(folder), options.copies)

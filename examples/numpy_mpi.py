@@ -17,6 +17,7 @@ import argparse
 
 import numpy as np
 import vowels
+from arguments import count
 
 try:
     from mpi4py import MPI
@@ -58,8 +59,8 @@ def accuracy(layer: fastrnn.LSTM) -> float:
 def main() -> None:
     """Train with all processes, then with one, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=30, help="utterances of all processes together")
+    parser.add_argument("--epochs", type=count, default=15)
+    parser.add_argument("--batch", type=count, default=30, help="utterances of all processes together")
     parser.add_argument("--save", help="file to save the layer to")
     options = parser.parse_args()
     world = MPI.COMM_WORLD

@@ -14,6 +14,7 @@ from statistics import median
 from time import perf_counter
 
 import vowels
+from arguments import count
 
 try:
     import torch
@@ -71,8 +72,8 @@ def main() -> None:
     """Train both ways and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cell", choices=("lstm", "gru", "rnn"), default="gru")
-    parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--hidden", type=count, default=64)
+    parser.add_argument("--epochs", type=count, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)  # more are no help at this size
     fastrnn.set_num_threads(1)

@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from arguments import count
+
 HIDDEN = 64
 
 
@@ -124,8 +126,8 @@ def peak_memory() -> float:
 def main() -> None:
     """Train, then serve with each library in a process of its own, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--utterances", type=int, default=370, help="to serve, of the 370 for testing")
+    parser.add_argument("--epochs", type=count, default=40)
+    parser.add_argument("--utterances", type=count, default=370, help="to serve, of the 370 for testing")
     parser.add_argument("--serve", nargs=2, metavar=("LIBRARY", "FOLDER"), help="be one of the two servers")
     options = parser.parse_args()
     if options.serve:

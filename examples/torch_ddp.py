@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import vowels
+from arguments import count
 
 try:
     import torch
@@ -79,7 +80,7 @@ def main() -> None:
     """Train with several processes and with one, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--processes", type=int, choices=(2, 3, 5), default=2, help="which share batches of 30 evenly")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=count, default=8)
     options = parser.parse_args()
     size, epochs = options.processes, options.epochs
     with tempfile.TemporaryDirectory() as folder:

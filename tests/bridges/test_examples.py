@@ -15,6 +15,7 @@ import pytest
 import fastrnn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SHARED = {"arguments.py", "vowels.py"}
 MPI = {  # two processes wherever the tests run: as root, on one core
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -88,8 +89,13 @@ def test_dask_workers_give_what_one_file_after_the_other_does():
     assert numbers("accuracy: #", text)[0] > 0.9
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!v]*.py")), ids=lambda path: path.stem)
-def test_each_example_has_help_and_is_listed(path):
-    assert "usage" in run(path.name, "--help")
-    assert f"({path.name})" in (EXAMPLES / "README.md").read_text("utf-8")
-    assert f'run("{path.name}"' in Path(__file__).read_text("utf-8")
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py") if path.name not in SHARED))
+def test_each_example_has_help_is_listed_and_counts_from_one(name):
+    usage = run(name, "--help")
+    assert "usage" in usage
+    assert f"({name})" in (EXAMPLES / "README.md").read_text("utf-8")
+    assert f'run("{name}"' in Path(__file__).read_text("utf-8")
+    option = "--epochs" if "--epochs" in usage else "--parts"
+    done = subprocess.run([sys.executable, str(EXAMPLES / name), option, "0"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{option}: needs an integer of at least 1, got '0'" in done.stderr
