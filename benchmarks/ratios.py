@@ -3,8 +3,9 @@
 instruction set, the wider dtype and ragged lengths make of its times, and what was aimed at; and how much of a pass the
 processor would need for the multiply-adds of its products alone. Needs a C compiler.
 
-Both sides take turns, round by round, in this process; threads and instruction sets, which must not change a bit, are
-checked for that first. T time steps, B batch, I input size, H hidden size.
+Two threads take the whole grid of `peers.py` but its single steps. Both sides take turns, round by round, in this
+process; threads and instruction sets, which must not change a bit, are checked for that first.
+T time steps, B batch, I input size, H hidden size.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import cases
 import kernels
 import numpy as np
-from _peer_grid import Entry
+from _peer_grid import REGIMES, Entry
 from cases import Case, Run
 from floors import BATCH_SECONDS, Line, head, measured
 
@@ -48,6 +49,33 @@ class Target(NamedTuple):
 def at_least(bound: float) -> tuple[str, Callable[[float], bool]]:
     """How it is said, and whether a ratio is."""
     return f"≥ {bound:g}", bound.__le__
+
+
+# -- ragged batches that lack a part of what these cost ----------------------------------------------------------------
+
+
+class Sorted(Case):
+    """The longest sequences first: rows stand side by side, none has to be brought from elsewhere."""
+
+    def arguments(self, cell: str) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """With the lengths in order."""
+        arrays, options = super().arguments(cell)
+        return arrays, {"lengths": np.sort(options["lengths"])[::-1].copy()}
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, longest first"
+
+
+class Padded(Case):
+    """Sequences of one length, as far as may be: rows stand side by side, and always as many."""
+
+    def arguments(self, cell: str) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """With the mean of the lengths for all."""
+        arrays, options = super().arguments(cell)
+        return arrays, {"lengths": np.full(self.B, round(options["lengths"].mean()))}
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, all the mean"
 
 
 # -- sides -------------------------------------------------------------------------------------------------------------
@@ -92,7 +120,8 @@ def wider(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
 def ragged(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
     """As many row-steps without a break, and ragged."""
     rows = case.arguments(cell)[1]["lengths"].sum()
-    return ready(mode, cell, replace(case, T=round(rows / case.B), shortest=None)), ready(mode, cell, case)
+    dense = Case(round(rows / case.B), case.B, case.I, case.H)
+    return ready(mode, cell, dense), ready(mode, cell, case)
 
 
 @cache
@@ -110,9 +139,11 @@ def on_registers(mode: str, cell: str, case: Case) -> tuple[Run, Run]:
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 RAGGED = Case(200, 32, 128, 128, shortest=10)
-BATCHES = (Case(100, 8, 128, 128), Case(100, 32, 128, 128), Case(100, 32, 256, 256), Case(100, 64, 512, 512), RAGGED)
-LONE = tuple(Case(100, 1, H, H) for H in (256, 512, 1024))
-SMALL = (*(Case(100, 1, H, H) for H in (16, 64, 128)), Case(100, 8, 64, 64), Case(100, 7, 13, 50))
+PARTS = tuple(kind(200, 32, 128, 128, shortest=10) for kind in (Sorted, Padded))  # of what ragged batches cost
+WHOLE = tuple(case for regime, shapes in REGIMES.items() if regime != "steps" for case in shapes)
+BATCHES = (Case(100, 8, 128, 128), *(case for case in WHOLE if case.B >= 8 and case.H >= 128))
+LONE = tuple(case for case in WHOLE if case.B == 1 and case.H >= 256)
+SMALL = tuple(case for case in WHOLE if case not in BATCHES + LONE)
 MIXED = (Case(100, 1, 64, 64), Case(100, 1, 256, 256), Case(100, 32, 64, 64), Case(100, 32, 128, 128))
 
 
@@ -132,7 +163,7 @@ TARGETS = (
     Target("one thread over two", *at_least(0.95), threads, SMALL),
     Target("AVX-512 over AVX2", *at_least(0.85), narrower, MIXED),
     Target("float32 over float64", *at_least(0.45), wider, (Case(100, 32, 128, 128),)),
-    Target("ragged over dense", "≤ 1.15", lambda ratio: ratio <= 1.15, ragged, (RAGGED,)),
+    Target("ragged over dense", "≤ 1.15", lambda ratio: ratio <= 1.15, ragged, (RAGGED, *PARTS)),
 )
 
 
