@@ -365,33 +365,31 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
 
 static void check_poverty(void)
 {
-    pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-        alarm(60);
-        atomic_store(&to_be_had, 0);
-        REQUIRE(counted(4) == 1);
-        atomic_store(&to_be_had, MOST);
-        REQUIRE(counted(4) == 4);
-        _exit(0);
-    }
-    REQUIRE(succeeded(child));
+    atomic_store(&to_be_had, 0);
+    REQUIRE(counted(4) == 1);
+    atomic_store(&to_be_had, MOST);
+    REQUIRE(counted(4) == 4);
 }
 
 /* Workers that have no processor to begin on: the caller does it all. */
 static void check_absence(void)
 {
+    atomic_store(&never_come, 1);
+    for (int round = 0; round < 3; round++) {
+        work w = {.parts = 4};
+        frnn_run(tick, &w, 4, nameless);
+        for (int part = 0; part < 4; part++)
+            REQUIRE(w.calls[part] == 1);
+    }
+}
+
+static void in_child(void (*check)(void))
+{
     pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {
         alarm(60);
-        atomic_store(&never_come, 1);
-        for (int round = 0; round < 3; round++) {
-            work w = {.parts = 4};
-            frnn_run(tick, &w, 4, nameless);
-            for (int part = 0; part < 4; part++)
-                REQUIRE(w.calls[part] == 1);
-        }
+        check();
         _exit(0);
     }
     REQUIRE(succeeded(child));
@@ -444,7 +442,7 @@ int main(void)
     check_callers();
     check_nested();
     if (!NO_FORK)
-        check_fork(), check_poverty(), check_absence();
+        check_fork(), in_child(check_poverty), in_child(check_absence);
     check_limits();
     check_signals();
     printf("ok threads\n");
