@@ -57,8 +57,9 @@ def get_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set the most threads that a call may use.
 
-    A call uses fewer where more would not pay, and no more than this process has processors now. Results have the same
-    bits with any number. The NumPy backend takes no notice: its threads are those of NumPy's BLAS.
+    A call uses fewer where more would not pay, and no more than this process has processors now, or, in a container,
+    had the time of when it began. Results have the same bits with any number. The NumPy backend takes no notice: its
+    threads are those of NumPy's BLAS.
 
     Parameters
     ----------
@@ -145,16 +146,23 @@ def _default_threads() -> int:
     return min(_processors(), MOST_THREADS)
 
 
-def _processors() -> int:
-    """How many this process may run on, or, in a container, has the time of."""
-    found: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _share() -> float:
+    """How many processors' time a container has; without a limit as many as there may be."""
+    found = math.inf
     for folder in GROUPS:
         with suppress(OSError, ValueError, ZeroDivisionError):  # no limit says "max", an older one -1
             names = ("cpu.max",) if folder.joinpath("cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             quota, period = (int(part) for name in names for part in folder.joinpath(name).read_text().split())
             found = min(found, quota / period if quota > 0 else found)
-    return max(1, math.ceil(found))
+    return found
 
 
+def _processors() -> int:
+    """How many this process may run on, or, in a container, has the time of."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(usable, SHARE)))
+
+
+SHARE = _share()  # asked once: it takes 50 us, and calls may set their threads
 _choose_backend()
 set_num_threads(_default_threads())

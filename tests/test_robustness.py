@@ -574,9 +574,15 @@ def test_a_container_has_as_many_threads_as_its_share_of_processors(files, threa
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(config, "GROUPS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(config, "SHARE", config._share())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
     monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
     assert config._default_threads() == threads
+
+
+def test_threads_are_set_without_reading_files(monkeypatch):
+    monkeypatch.setattr(config, "_share", None)  # it takes as long as a short pass
+    fastrnn.set_num_threads(fastrnn.get_num_threads())
 
 
 def test_no_call_has_more_threads_than_processors():
