@@ -117,11 +117,15 @@ INLINE start start_at(ptrdiff_t V, const real *at, ptrdiff_t ld, ptrdiff_t apart
 #define START const real *at, ptrdiff_t ld, ptrdiff_t apart, const real *last, ptrdiff_t ld_last
 #define FIELDS(z) z.at, z.ld, z.apart, z.last, z.ld_last
 
+#define TILE_ARGUMENTS                                                                                                 \
+    ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c, ptrdiff_t ldc,              \
+        const real *next, ptrdiff_t stride
+
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
- * Whichever side is smaller stays in registers, the other streams past it. ahead: asks for what the tile below will
- * want of a, which the processor does not foresee where k strides over memory. */
-INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w,
-                      START, real *c, ptrdiff_t ldc)
+ * Whichever side is smaller stays in registers, the other streams past it. ahead: for each k it asks for next[k*stride],
+ * which no near cache has and the next tile will want, or a later one. */
+enum { NOTHING, SOON, LATER };
+INLINE void tile_body(int R, int V, int ahead, TILE_ARGUMENTS)
 {
     vec acc[8][4], held[8];
     UNROLL for (int r = 0; r < R; r++) {
@@ -130,8 +134,10 @@ INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdi
         acc[r][V - 1] = load(last + r * ld_last);
     }
     for (ptrdiff_t k = 0; k < K; k++, a += ak, w += V * VL) {
-        if (ahead)
-            __builtin_prefetch(a + (2 * R - 1) * ar);
+        if (ahead == SOON)
+            __builtin_prefetch(next + k * stride);
+        else if (ahead == LATER)
+            __builtin_prefetch(next + k * stride, 0, 2);
         if (R < V) {
             UNROLL for (int r = 0; r < R; r++)
                 held[r] = all(a[r * ar]);
@@ -161,15 +167,13 @@ INLINE void tile_body(int R, int V, int ahead, ptrdiff_t K, const real *a, ptrdi
     }
 }
 
-typedef void tile_function(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c,
-                           ptrdiff_t ldc);
+typedef void tile_function(TILE_ARGUMENTS);
 
 #define TILE(R, V)                                                                                                     \
-    static void tile_##R##x##V(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c,  \
-                               ptrdiff_t ldc)                                                                          \
+    static void tile_##R##x##V(TILE_ARGUMENTS)                                                                         \
     {                                                                                                                  \
         enum { rows = R <= FRNN_TILE_ROWS(V) ? R : 1 }; /* taller ones are never called */                             \
-        tile_body(rows, V, 0, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc);                                  \
+        tile_body(rows, V, NOTHING, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next, stride);                    \
     }
 #define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V)
 TILES(1)
@@ -180,10 +184,32 @@ TILES(4)
 #define ROW(V) {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
 static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
 
-static void tile_ahead(ptrdiff_t K, const real *a, ptrdiff_t ar, ptrdiff_t ak, const real *w, START, real *c,
-                       ptrdiff_t ldc)
+#define AHEAD(name, less, V, ahead)                                                                                    \
+    static void name(TILE_ARGUMENTS)                                                                                   \
+    {                                                                                                                  \
+        tile_body(FRNN_TILE_ROWS(V) - less, V, ahead, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next,     \
+                  stride);                                                                                             \
+    }
+AHEAD(asking_soon, 0, 4, SOON)
+AHEAD(asking_4, 0, 4, LATER)
+AHEAD(asking_4_less, 1, 4, LATER)
+AHEAD(asking_3, 0, 3, LATER)
+AHEAD(asking_3_less, 1, 3, LATER)
+static tile_function *const asking[2][2] = {{asking_3, asking_3_less}, {asking_4, asking_4_less}};
+
+/* That for m rows by V vectors: only the tallest ask, and those a row shorter, and only if there is a next panel. */
+INLINE tile_function *tile_of(ptrdiff_t m, ptrdiff_t V, const real *next)
 {
-    tile_body(FRNN_TILE_ROWS(4), 4, 1, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc);
+    ptrdiff_t less = FRNN_TILE_ROWS(V) - m;
+    return next && V > 2 && less < 2 ? asking[V - 3][less] : tiles[V - 1][m - 1];
+}
+
+/* What the t-th tile of a panel K deep asks for of the next one, or null: each tile for a line of every k, so that
+ * nothing waits for it, until all are asked for. */
+#define LINE ((ptrdiff_t)(64 / sizeof(real)))
+INLINE const real *share_of(const real *panel, ptrdiff_t t, ptrdiff_t V, ptrdiff_t K)
+{
+    return panel && t * LINE < V * VL ? panel + t * K * LINE : NULL;
 }
 
 /* Rows of the next tile when `left` are to do: as even as they can be (32 = 6,6,5,5,5,5). */
@@ -232,18 +258,24 @@ PANELS(2, 4)
 /* buf = z + a w. A lone row is not worth a call: done here, it stays in registers from its start to its cell.
  * far: not 0 if the m rows are as many panels of a lone one. */
 INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V, ptrdiff_t K, const real *a,
-                    ptrdiff_t lda, const real *w, ptrdiff_t far)
+                    ptrdiff_t lda, const real *w, ptrdiff_t far, const real *next)
 {
     if (far)
         (V == 4 ? panels_2x4 : m == 4 ? panels_4x3 : panels_2x3)(K, a, w, far, FIELDS(z), buf, row);
     else if (m == 1)
-        tile_body(1, V, 0, K, a, lda, 1, w, FIELDS(z), buf, row);
+        tile_body(1, V, NOTHING, K, a, lda, 1, w, FIELDS(z), buf, row, NULL, 0);
     else
-        tiles[V - 1][m - 1](K, a, lda, 1, w, FIELDS(z), buf, row);
+        tile_of(m, V, next)(K, a, lda, 1, w, FIELDS(z), buf, row, next, LINE);
 }
 
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
+
+/* The block after the b-th one, each `size` long, if together they are in no near cache, or null. */
+INLINE const real *block_after(ptrdiff_t b, ptrdiff_t blocks, int turn, const real *w, ptrdiff_t size)
+{
+    return b + 1 < blocks && blocks * size > NEAR ? w + block_at(b + 1, blocks, turn) * size : NULL;
+}
 
 /* How many blocks go together from the b-th one on, of V vectors each and K deep, if the n rows are a lone one. */
 INLINE ptrdiff_t together(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole,
@@ -284,8 +316,8 @@ static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
     const ptrdiff_t panels = (N + PANEL - 1) / PANEL;
     for (ptrdiff_t b = 0; b < panels; b++) {
         ptrdiff_t n = block_at(b, panels, turn) * PANEL, cols = least(PANEL, N - n), V = (cols + VL - 1) / VL;
-        ptrdiff_t zrow = z ? ldz : 0;
-        const real *zn = z ? z + n : zeros;
+        ptrdiff_t zrow = z ? ldz : 0, t = 0;
+        const real *zn = z ? z + n : zeros, *after = block_after(b, panels, turn, w, K * PANEL);
         if (together(M, 4, K, b, panels, N / PANEL, turn) > 1) {
             n = least(n, block_at(++b, panels, turn) * PANEL);
             from = start_at(4, z ? z + n : zeros, z ? PANEL : 0, VL);
@@ -293,16 +325,17 @@ static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
             continue;
         }
         for (ptrdiff_t r = 0, m; r < M; r += m) {
+            const real *next = share_of(after, t++, V, K);
             m = tile_rows(M - r, V);
             if (cols == V * VL) {
                 from = start_at(V, zn + r * zrow, zrow, VL);
-                tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w + n * K, FIELDS(from), c + r * ldc + n, ldc);
+                tile_of(m, V, next)(K, a + r * lda, lda, 1, w + n * K, FIELDS(from), c + r * ldc + n, ldc, next, LINE);
                 continue;
             }
             for (ptrdiff_t i = 0; i < m; i++)
                 take_columns(cols, zn + (r + i) * zrow, buf + i * V * VL);
             from = start_at(V, buf, V * VL, VL);
-            tiles[V - 1][m - 1](K, a + r * lda, lda, 1, w + n * K, FIELDS(from), buf, V * VL);
+            tile_of(m, V, next)(K, a + r * lda, lda, 1, w + n * K, FIELDS(from), buf, V * VL, next, LINE);
             for (ptrdiff_t i = 0; i < m; i++)
                 give_columns(cols, buf + i * V * VL, c + (r + i) * ldc + n);
         }
@@ -360,8 +393,10 @@ static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, i
         if (fetch)
             fetch_rows(least(m, M - r - m), V, cr + m * ldc, ldc);
         if (cols == row) {
-            int ahead = deep * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);
-            (ahead ? tile_ahead : tiles[V - 1][m - 1])(deep, a + r, 1, lda, w, FIELDS(from), cr, ldc);
+            /* What the tile below will want of a: the processor does not foresee it where k strides over memory. */
+            int ask = deep * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);
+            (ask ? asking_soon : tiles[V - 1][m - 1])(deep, a + r, 1, lda, w, FIELDS(from), cr, ldc, a + r + 2 * m - 1,
+                                                      lda);
             continue;
         }
         if (more) {
@@ -369,7 +404,7 @@ static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, i
                 take_columns(cols, cr + i * ldc, buf + i * row);
             from = start_at(V, buf, row, VL);
         }
-        tiles[V - 1][m - 1](deep, a + r, 1, lda, w, FIELDS(from), buf, row);
+        tiles[V - 1][m - 1](deep, a + r, 1, lda, w, FIELDS(from), buf, row, NULL, 0);
         for (ptrdiff_t i = 0; i < m; i++)
             give_columns(cols, buf + i * row, cr + i * ldc);
     }
@@ -464,7 +499,7 @@ INLINE const real *row_of(const real *x, ptrdiff_t r, ptrdiff_t ldx) { return x 
 /* The pre-activations of a panel of V vectors of units, the last one perhaps cut short. */
 static void rnn_panel(ptrdiff_t m, ptrdiff_t V, ptrdiff_t cols, const real *z, ptrdiff_t ldz, const real *x,
                       ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P, const real *w,
-                      real *buf)
+                      real *buf, const real *next)
 {
     const ptrdiff_t row = V * VL;
     const start here = start_at(V, buf, row, VL);
@@ -475,10 +510,10 @@ static void rnn_panel(ptrdiff_t m, ptrdiff_t V, ptrdiff_t cols, const real *z, p
         from = here;
     }
     if (I) {
-        tiles[V - 1][m - 1](I, x, ldx, 1, w, FIELDS(from), buf, row);
+        tiles[V - 1][m - 1](I, x, ldx, 1, w, FIELDS(from), buf, row, NULL, 0);
         from = here;
     }
-    tiles[V - 1][m - 1](P, h_prev, ldh_prev, 1, w + I * row, FIELDS(from), buf, row);
+    tile_of(m, V, next)(P, h_prev, ldh_prev, 1, w + I * row, FIELDS(from), buf, row, next, LINE);
 }
 
 /* Of two whole panels of a lone row. */
@@ -529,10 +564,11 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
             rnn_cells(1, 2 * PANEL, relu, buf, 0, h + u, 0);
             continue;
         }
-        for (ptrdiff_t r = 0, m; r < n; r += m) {
+        const real *after = block_after(b, panels, turn, w, PANEL * (I + P));
+        for (ptrdiff_t r = 0, m, t = 0; r < n; r += m) {
             m = tile_rows(n - r, V);
             rnn_panel(m, V, cols, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,
-                      w + u * (I + P), buf);
+                      w + u * (I + P), buf, share_of(after, t++, V, P));
             rnn_cells(m, cols, relu, buf, V * VL, h + r * ldh + u, ldh);
         }
     }
@@ -582,7 +618,8 @@ INLINE void lstm_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, real *buf, rea
 
 INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t far, ptrdiff_t H, const real *z, ptrdiff_t ldz,
                        const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev, ptrdiff_t ldh_prev, ptrdiff_t P,
-                       const real *w, real *c, ptrdiff_t ldc, real *h, ptrdiff_t ldh, real *tape, ptrdiff_t ldtape)
+                       const real *w, real *c, ptrdiff_t ldc, real *h, ptrdiff_t ldh, real *tape, ptrdiff_t ldtape,
+                       const real *next)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
@@ -593,10 +630,10 @@ INLINE void lstm_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t far, ptrdiff_t H,
         from = here;
     }
     if (I) {
-        tile_to(buf, row, from, m, 4, I, x, ldx, w, far);
+        tile_to(buf, row, from, m, 4, I, x, ldx, w, far, NULL);
         from = here;
     }
-    tile_to(buf, row, from, m, 4, P, h_prev, ldh_prev, w + I * row, far);
+    tile_to(buf, row, from, m, 4, P, h_prev, ldh_prev, w + I * row, far, next);
     lstm_cells(m, lanes, H, buf, c, ldc, h, ldh, tape, ldtape);
 }
 
@@ -610,15 +647,17 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
         if (together(n, 4, I + P, b, blocks, U / VL, turn) > 1) {
             u = least(u, block_at(++b, blocks, turn) * VL);
             lstm_block(2, VL, depth * VL, H, z + u, VL, x, 0, I, h_prev, 0, P, w + u * depth, c + u, VL, h + u, VL,
-                       tape ? tape + u : NULL, VL);
+                       tape ? tape + u : NULL, VL, NULL);
             continue;
         }
-        for (ptrdiff_t r = 0, m; r < n; r += m) {
+        const real *after = block_after(b, blocks, turn, w, depth * VL);
+        for (ptrdiff_t r = 0, m, t = 0; r < n; r += m) {
+            const real *next = share_of(after, t++, 4, P);
             m = tile_rows(n - r, 4);
 #define BLOCK_OF(m, lanes)                                                                                             \
     lstm_block(m, lanes, 0, H, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,    \
                w + u * depth, c + r * H + u, H, h + r * ldh + u, ldh, tape ? tape + r * FRNN_LSTM_TAPE * H + u : NULL, \
-               FRNN_LSTM_TAPE * H)
+               FRNN_LSTM_TAPE * H, next)
             EACH_KIND(m, lanes);
 #undef BLOCK_OF
         }
@@ -654,7 +693,7 @@ INLINE void gru_cells(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t H, const real *zn,
 INLINE void gru_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t far, ptrdiff_t H, const real *z, ptrdiff_t ldz,
                       const real *b_hn, ptrdiff_t ldb_hn, const real *x, ptrdiff_t ldx, ptrdiff_t I, const real *h_prev,
                       ptrdiff_t ldh_prev, const real *own, ptrdiff_t ldown, const real *w, real *h, ptrdiff_t ldh,
-                      real *tape, ptrdiff_t ldtape)
+                      real *tape, ptrdiff_t ldtape, const real *next)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t row = 4 * VL;
@@ -669,8 +708,8 @@ INLINE void gru_block(ptrdiff_t m, ptrdiff_t lanes, ptrdiff_t far, ptrdiff_t H, 
         from = rzq, zn = buf, ldzn = row;
     }
     if (I)
-        tile_to(buf, row, nrz, m, 3, I, x, ldx, w, far);
-    tile_to(buf + VL, row, from, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL, far);
+        tile_to(buf, row, nrz, m, 3, I, x, ldx, w, far, NULL);
+    tile_to(buf + VL, row, from, m, 3, H, h_prev, ldh_prev, w + I * 3 * VL, far, next);
     gru_cells(m, lanes, H, zn, ldzn, buf, own, ldown, h, ldh, tape, ldtape);
 }
 
@@ -685,15 +724,17 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
         if (p > 1) {
             u = least(u, block_at(b += p - 1, blocks, turn) * VL);
             gru_block(p, VL, depth * VL, H, z + u, VL, b_hn + u, VL, x, 0, I, h_prev, 0, h_prev + u0 + u, VL,
-                      w + u * depth, h + u, VL, tape ? tape + u : NULL, VL);
+                      w + u * depth, h + u, VL, tape ? tape + u : NULL, VL, NULL);
             continue;
         }
-        for (ptrdiff_t r = 0, m; r < n; r += m) {
+        const real *after = block_after(b, blocks, turn, w, depth * VL);
+        for (ptrdiff_t r = 0, m, t = 0; r < n; r += m) {
+            const real *next = share_of(after, t++, 3, H);
             m = tile_rows(n - r, 3);
 #define BLOCK_OF(m, lanes)                                                                                             \
     gru_block(m, lanes, 0, H, z + r * ldz + u, ldz, b_hn + u, 0, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev,     \
               ldh_prev, h_prev + r * ldh_prev + u0 + u, ldh_prev, w + u * depth, h + r * ldh + u, ldh,                 \
-              tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL, FRNN_GRU_TAPE * H)
+              tape ? tape + r * FRNN_GRU_TAPE * H + u : NULL, FRNN_GRU_TAPE * H, next)
             EACH_KIND(m, lanes);
 #undef BLOCK_OF
         }
