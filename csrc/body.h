@@ -271,10 +271,11 @@ INLINE void tile_to(real *buf, ptrdiff_t row, start z, ptrdiff_t m, const int V,
 /* The place of the b-th block to do. */
 INLINE ptrdiff_t block_at(ptrdiff_t b, ptrdiff_t blocks, int turn) { return turn & 1 ? blocks - 1 - b : b; }
 
-/* The block after the b-th one, each `size` long, if together they are in no near cache, or null. */
+/* The block after the b-th one, each `size` long, if together they are too long for a near cache, or null: a third of
+ * it, since other weights, inputs and results want a place there, too. */
 INLINE const real *block_after(ptrdiff_t b, ptrdiff_t blocks, int turn, const real *w, ptrdiff_t size)
 {
-    return b + 1 < blocks && blocks * size > NEAR ? w + block_at(b + 1, blocks, turn) * size : NULL;
+    return b + 1 < blocks && blocks * size > NEAR / 3 ? w + block_at(b + 1, blocks, turn) * size : NULL;
 }
 
 /* How many blocks go together from the b-th one on, of V vectors each and K deep, if the n rows are a lone one. */

@@ -35,7 +35,7 @@ cdef int threads = 1, processors = 1
 # has the weights and the caller's arrays to hold as well. Of a W_ih that no cache holds beside W_hh half as many as it
 # has: to bring it once more would take longer than to bring them.
 cdef Py_ssize_t CHUNK_BYTES = 128 * 1024, LARGE_W_IH = 8 * 1024 * 1024
-cdef Py_ssize_t CHUNK_ROWS = 32    # fewest rows for which a panel of W_ih is worth reading
+cdef Py_ssize_t CHUNK_ROWS = 128   # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 4e6     # below, some 20 us, a thread is not worth its wait for the next call
 # Fewest weights of a step, for each of its rows, for its units to be shared out: with fewer, threads would wait for
 # each other more than they save.
