@@ -124,7 +124,7 @@ INLINE start start_at(ptrdiff_t V, const real *at, ptrdiff_t ld, ptrdiff_t apart
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
  * Whichever side is smaller stays in registers, the other streams past it. ahead: for each k it asks for next[k*stride],
  * which no near cache has and the next tile will want, or a later one. */
-enum { NOTHING, SOON, LATER };
+enum { NOTHING, SOON, LATER }; /* to L1, or L2 alone */
 INLINE void tile_body(int R, int V, int ahead, TILE_ARGUMENTS)
 {
     vec acc[8][4], held[8];
@@ -173,7 +173,7 @@ typedef void tile_function(TILE_ARGUMENTS);
     static void tile_##R##x##V(TILE_ARGUMENTS)                                                                         \
     {                                                                                                                  \
         enum { rows = R <= FRNN_TILE_ROWS(V) ? R : 1 }; /* taller ones are never called */                             \
-        tile_body(rows, V, NOTHING, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next, stride);                    \
+        tile_body(rows, V, NOTHING, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next, stride);              \
     }
 #define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V)
 TILES(1)
@@ -184,17 +184,17 @@ TILES(4)
 #define ROW(V) {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
 static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
 
-#define AHEAD(name, less, V, ahead)                                                                                    \
+#define ASKING(name, less, V, ahead)                                                                                   \
     static void name(TILE_ARGUMENTS)                                                                                   \
     {                                                                                                                  \
         tile_body(FRNN_TILE_ROWS(V) - less, V, ahead, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next,     \
                   stride);                                                                                             \
     }
-AHEAD(asking_soon, 0, 4, SOON)
-AHEAD(asking_4, 0, 4, LATER)
-AHEAD(asking_4_less, 1, 4, LATER)
-AHEAD(asking_3, 0, 3, LATER)
-AHEAD(asking_3_less, 1, 3, LATER)
+ASKING(asking_soon, 0, 4, SOON)
+ASKING(asking_4, 0, 4, LATER)
+ASKING(asking_4_less, 1, 4, LATER)
+ASKING(asking_3, 0, 3, LATER)
+ASKING(asking_3_less, 1, 3, LATER)
 static tile_function *const asking[2][2] = {{asking_3, asking_3_less}, {asking_4, asking_4_less}};
 
 /* That for m rows by V vectors: only the tallest ask, and those a row shorter, and only if there is a next panel. */
