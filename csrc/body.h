@@ -122,8 +122,8 @@ INLINE start start_at(ptrdiff_t V, const real *at, ptrdiff_t ld, ptrdiff_t apart
         const real *next, ptrdiff_t stride
 
 /* R rows by V vectors of accumulators, from z to c, over k in order:  c[r] = z[r] + sum_k a[r*ar + k*ak] w[k].
- * Whichever side is smaller stays in registers, the other streams past it. ahead: for each k it asks for next[k*stride],
- * which no near cache has and the next tile will want, or a later one. */
+ * Whichever side is smaller stays in registers, the other streams past it. ahead: for each k it asks for
+ * next[k * stride], which no near cache has and the next tile will want, or a later one. */
 enum { NOTHING, SOON, LATER }; /* to L1, or L2 alone */
 INLINE void tile_body(int R, int V, int ahead, TILE_ARGUMENTS)
 {
