@@ -80,7 +80,8 @@ static void tried(record *r, int way, int in_vain)
 }
 
 /* A way that is seldom tried is taken at its best: once it is in use, its average shows, in which a call that was
- * interrupted counts for all that it cost. */
+ * interrupted counts for all that it cost. What is inferred from the way in use is averaged, too: it was interrupted as
+ * often. */
 static void learn(double *known, double time, int in_use, double work)
 {
     double share = *known * work / KNOWN_FOR;
@@ -112,7 +113,7 @@ void frnn_note(frnn_kind kind, int parts, double seconds, double idle)
     int way = parts > 1 ? SHARED : ALONE, was = best_way(r), in_use = way == was && r->way[!way].time != 0;
     learn(&r->way[way].time, seconds / kind.work, in_use, kind.work);
     if (way == SHARED && seconds > LONG) /* one alone would take as often what the caller did not wait */
-        learn(&r->way[ALONE].time, parts * (seconds - idle) / kind.work, 0, kind.work);
+        learn(&r->way[ALONE].time, parts * (seconds - idle) / kind.work, 1, kind.work);
     int is = best_way(r), ended = is != was || (way != was && last_try(r, way, seconds));
     if (ended && way != was)
         tried(r, way, is == was);

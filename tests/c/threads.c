@@ -160,10 +160,25 @@ static int waking_calls(unsigned long long key, int calls)
     return on_two;
 }
 
+/* Of 99 calls, too long for a trial of one thread, which would take 15 ms, those on two: 6.6 ms each, but every third
+ * time both threads are interrupted. */
+static int interrupted_calls(unsigned long long key)
+{
+    const frnn_kind kind = {key, WORK};
+    int on_two = 0;
+    for (int call = 0; call < 99; call++) {
+        int two = frnn_worth(kind);
+        double more = call % 3 == 2 ? 4 : 1;
+        frnn_note(kind, 1 + two, two ? more * 6.6e-3 : 15e-3, two ? more * 0.6e-3 + (more - 1) * 2e-3 : 0);
+        on_two += two;
+    }
+    return on_two;
+}
+
 /* The quicker way is taken, the other tried, and more seldom from time to time, as soon as it is not the same one. */
 static void check_policy(void)
 {
-    enum { GOOD = 1, FAR, NEW, LATE, WELL, SELDOM, OFTEN, WAKING, SLOW, QUICK, FIRST, AGAIN, NEVER = 1 << 30 };
+    enum { GOOD = 1, FAR, NEW, LATE, WELL, SELDOM, OFTEN, WAKING, SLOW, QUICK, FIRST, AGAIN, BUSY, NEVER = 1 << 30 };
     const frnn_kind good = {GOOD, WORK}, far = {FAR, WORK}, other = {2 * 64 + FAR, WORK}, first = {FIRST, WORK};
     REQUIRE(frnn_worth(good) && frnn_worth(far) && frnn_worth(other)); /* nothing known; records in turn */
     int goods = shared_calls(GOOD, 1e-4, 6e-5, NEVER, 0, 1000);
@@ -175,6 +190,7 @@ static void check_policy(void)
     REQUIRE(shared_calls(GOOD, 1e-4, 1.4e-4, NEVER, 0, 2000) < 200);
     REQUIRE(shared_calls(WELL, 1, 0.6, NEVER, 0.1, 100) == 100);   /* nobody waits for a long trial ... */
     REQUIRE(shared_calls(LATE, 1, 1.1, NEVER, 0.6, 99) <= 34);     /* ... but what waits for others could do without */
+    REQUIRE(interrupted_calls(BUSY) == 99);
     REQUIRE(shared_calls(NEW, 1e-4, 9.8e-5, NEVER, 0, 1000) < 40); /* not worth another's processor */
     REQUIRE(waking_calls(WAKING, 1000) > 950);
     frnn_note(first, 2, 4e-3, 0); /* the first call of all may have made the threads */
