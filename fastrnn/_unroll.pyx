@@ -38,8 +38,8 @@ cdef Py_ssize_t CHUNK_BYTES = 128 * 1024, LARGE_W_IH = 8 * 1024 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 128   # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 4e6     # below, some 20 us, a thread is not worth its wait for the next call
 # Fewest weights of a step, for each of its rows, for its units to be shared out: with fewer, threads would wait for
-# each other more than they save.
-cdef Py_ssize_t SHARED_WEIGHTS = 12000
+# each other more than they save. So many times as many where units cannot be shared out as evenly as rows.
+cdef Py_ssize_t SHARED_WEIGHTS = 12000, UNEVEN = 4
 
 
 def set_threads(int n, int of_use=FRNN_MOST_THREADS):
@@ -69,19 +69,27 @@ def set_shared_weights(Py_ssize_t a_row):
 # ---- sharing work out -----------------------------------------------------------------------------------------------
 
 
+cdef bint better_by_units(Py_ssize_t B, Py_ssize_t H, Py_ssize_t weights, Py_ssize_t itemsize, int n) noexcept nogil:
+    """Whether n threads had better share out the units of a step than its rows.
+
+    To share units costs a meeting after every step, but then no thread reads all weights for some rows only: the one
+    way for a lone row, and the better one as long as weights, not rows, are what takes the time. But units go by whole
+    panels, and the largest share may be more than a tenth above that of the rows."""
+    cdef Py_ssize_t panel = 4 * lanes(itemsize), panels = (H + panel - 1) // panel
+    cdef Py_ssize_t units = min((panels + n - 1) // n * panel, H), rows = (B + n - 1) // n
+    cdef bint uneven = 10 * units * B > 11 * rows * H
+    return H >= 2 * panel and weights >= B * SHARED_WEIGHTS * (UNEVEN if uneven else 1)
+
+
 cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t H,
                       Py_ssize_t itemsize) noexcept nogil:
     """Threads for a job, and whether they share out its units, if these are divisible, or its rows; a kind, if it is
-    one of those whose worth is learned: alike are those with less than twice as much to do.
-
-    To share units costs a meeting after every step, but then no thread reads all weights for some rows only: the one
-    way for a lone row, and the better one as long as weights, not rows, are what takes the time."""
+    one of those whose worth is learned: alike are those with less than twice as much to do."""
     cdef Shares its
     cdef unsigned long long key = <size_t>task + itemsize
-    cdef Py_ssize_t panels = H // (4 * lanes(itemsize))
-    its.by_units = divisible and panels > 1 and weights >= B * SHARED_WEIGHTS
-    its.parts = <int>min(<Py_ssize_t>(threads if SHARED_FLOPS == 0 else min(threads, processors)),
-                         panels if its.by_units else B)
+    cdef int most = threads if SHARED_FLOPS == 0 else min(threads, processors)
+    its.by_units = divisible and better_by_units(B, H, weights, itemsize, most)
+    its.parts = <int>min(<Py_ssize_t>most, H // (4 * lanes(itemsize)) if its.by_units else B)
     its.kind.key, its.kind.work = 0, flops
     if flops < SHARED_FLOPS:
         its.parts = 1
