@@ -188,8 +188,8 @@ static void check_policy(void)
     REQUIRE(shared_calls(FAR, 1e-4, 1.4e-4, NEVER, 0.1, 1000) < fars);
     REQUIRE(shared_calls(FAR, 1e-4, 6e-5, NEVER, 0, 2000) > 900); /* the other processor has come nearer */
     REQUIRE(shared_calls(GOOD, 1e-4, 1.4e-4, NEVER, 0, 2000) < 200);
-    REQUIRE(shared_calls(WELL, 1, 0.6, NEVER, 0.1, 100) == 100);   /* nobody waits for a long trial ... */
-    REQUIRE(shared_calls(LATE, 1, 1.1, NEVER, 0.6, 99) <= 34);     /* ... but what waits for others could do without */
+    REQUIRE(shared_calls(WELL, 1, 0.6, NEVER, 0.1, 100) == 100); /* nobody waits for a long trial ... */
+    REQUIRE(shared_calls(LATE, 1, 1.1, NEVER, 0.6, 99) <= 34);   /* ... but what waits for others could do without */
     REQUIRE(interrupted_calls(BUSY) == 99);
     REQUIRE(shared_calls(NEW, 1e-4, 9.8e-5, NEVER, 0, 1000) < 40); /* not worth another's processor */
     REQUIRE(waking_calls(WAKING, 1000) > 950);
