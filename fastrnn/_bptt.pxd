@@ -6,6 +6,7 @@ T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows
 a product's sums run over K rows and make M by N gradients.
 """
 
+from fastrnn._kernels cimport gemm, lanes, real
 from fastrnn._rows cimport Sequence, View
 from fastrnn._unroll cimport Shares
 
@@ -51,7 +52,8 @@ cdef struct BackJob:  # a backward pass
     void* dc                   # (B, H) by rank
     const void* w_ih           # as it was given: packed panel by panel, when its turn comes
     Py_ssize_t first           # row of W_ih that dz begins with
-    const void* w_hh           # packed for dz W_hh
+    const void* w_hh           # packed for dz W_hh, in parts
+    Py_ssize_t deep            # rows of W_hh in each of them
     const void* w_hn
     const void* w_hr
     void* x_rows               # the rows of a chunk, packed: x (K, I) or NULL, h_prev (K, P), dz (K, width)
@@ -65,6 +67,18 @@ cdef struct BackJob:  # a backward pass
     char* work
 
 
+cdef inline void through_w_hh(const BackJob* j, const BackStep* a, Py_ssize_t N, Py_ssize_t K, const real* dz,
+                              const real* z, real* dh) noexcept nogil:
+    """dh (n, N), of the units from u0 on, = z + dz W_hh, part by part: the same sums as at once. z may be NULL, or dh."""
+    cdef Py_ssize_t width = lanes(sizeof(real)), row = (j.P + width - 1) // width * width, k = 0, deep
+    cdef const real* w = <const real*>j.w_hh
+    while k < K:
+        deep = min(j.deep, K - k)
+        gemm(<int>a.s, a.n, N, deep, dz + k, j.lddz, w + k * row + a.u0 * deep, z, j.P, dh, j.P)
+        z = dh
+        k += deep
+
+
 cdef class Backward:
     """One backward pass: the job, and everything that its pointers point to."""
 
@@ -74,6 +88,7 @@ cdef class Backward:
     cdef void cut(self) except *
     cdef void* block(self, Py_ssize_t n) except NULL
     cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *
+    cdef void recurrent(self, object w_hh, Py_ssize_t K) except *
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *
     cdef object finished(self)

@@ -16,6 +16,7 @@ from fastrnn._kernels cimport (
     lanes,
     outer,
     pack_columns,
+    packed_parts,
     real,
     run as run_shared,
 )
@@ -40,6 +41,16 @@ from fastrnn._records import Grads
 
 # Of a chunk, or one step's: enough for the sums of the weight gradients to pay, not too many for L2.
 cdef Py_ssize_t BACK_ROWS = 512
+# What a near cache is taken to hold, and the fewest rows of a step for which that counts: of fewer the weights take all
+# the time, wherever they are.
+cdef Py_ssize_t NEAR_BYTES = 2 * 1024 * 1024, SOME_ROWS = 8
+
+
+def set_near_bytes(Py_ssize_t bytes):
+    """What a near cache is taken to hold from now on; the value so far. For tests."""
+    global NEAR_BYTES
+    so_far, NEAR_BYTES = NEAR_BYTES, bytes
+    return so_far
 
 
 cdef inline Py_ssize_t rows_of(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1) noexcept nogil:
@@ -271,6 +282,20 @@ cdef class Backward:
         if self.j.q.R == 0:  # else the first chunk's sums begin them
             memset(p.w, 0, M * p.N * self.itemsize)
         self.j.n_products += 1
+
+    cdef void recurrent(self, object w_hh, Py_ssize_t K) except *:
+        """Its first K rows, packed for the way back.
+
+        In parts, where dz of a step has a place in a near cache, but not beside two panels of all K rows: the one at
+        work and the one that is asked for."""
+        cdef BackJob* j = &self.j
+        cdef Py_ssize_t near = NEAR_BYTES // self.itemsize, dz = j.q.B * K, panel = 4 * lanes(self.itemsize)
+        j.deep = K
+        if j.q.B >= SOME_ROWS and dz <= near and dz + 2 * K * panel > near:
+            j.deep = max(near // 8 // panel, 1)
+        w = packed_parts(w_hh, K, j.P, j.deep)
+        self.keep.append(w)
+        j.w_hh = (<Memory>w).at
 
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j

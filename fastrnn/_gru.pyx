@@ -8,7 +8,7 @@ A row of dz is n r z q: the input's side reads n r z, the recurrent side r z q (
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
-from fastrnn._bptt cimport Backward, BackJob, BackStep
+from fastrnn._bptt cimport Backward, BackJob, BackStep, through_w_hh
 from fastrnn._kernels cimport (
     FRNN_GRU_TAPE,
     barrier,
@@ -101,12 +101,12 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         gru_reset_back(n, H, tape, h_prev, H, dh, dz, lddz)
         gemm(<int>a.s, n, H, H, dz, lddz, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
         gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz, lddz)
-        gemm(<int>a.s, n, H, 2 * H, dz + H, lddz, <const real*>j.w_hh, dh, H, dh, H)
+        through_w_hh(j, a, H, 2 * H, dz + H, dh, dh)
         copy(n, H, tape + 3 * H, NULL, j.tape_width, <real*>j.hidden + a.row * H, NULL, H)
     else:
         gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0, lddz)
         barrier(a.parts)
-        gemm(<int>a.s, n, a.U, 3 * H, dz + H, lddz, <const real*>j.w_hh + u0 * 3 * H, dh + u0, H, dh + u0, H)
+        through_w_hh(j, a, a.U, 3 * H, dz + H, dh + u0, dh + u0)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
@@ -123,8 +123,8 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, (3 if reset_before else 4) * H)
     cdef BackJob* j = &b.j
     cdef char* dz_r = <char*>j.dz + H * size
-    w_hh = packed_columns(call.w_hh, (2 if reset_before else 3) * H, H, False)
-    j.w_hh, j.first = w_hh.at, 2 * H  # dz is n r z, W_ih r z n
+    b.recurrent(call.w_hh, (2 if reset_before else 3) * H)
+    j.first = 2 * H  # dz is n r z, W_ih r z n
     b.product(dz_r, j.lddz, 2 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 2 * H)
     if reset_before:

@@ -8,7 +8,7 @@ n rows of a step.
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
-from fastrnn._bptt cimport Backward, BackJob, BackStep
+from fastrnn._bptt cimport Backward, BackJob, BackStep, through_w_hh
 from fastrnn._kernels cimport (
     FRNN_LSTM_TAPE,
     barrier,
@@ -99,7 +99,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     lstm_back(n, a.U, H, <const real*>a.tape + u0, c_prev + u0, ldc_prev, dhidden + u0, <real*>a.dc + u0, dz + u0,
               j.lddz, hidden)
     barrier(a.parts)
-    gemm(<int>a.s, n, N, 4 * H, dz, j.lddz, <const real*>j.w_hh + u0 * 4 * H, <const real*>NULL, 0, dh + u0, P)
+    through_w_hh(j, a, N, 4 * H, dz, <const real*>NULL, dh + u0)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
@@ -114,8 +114,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef Py_ssize_t H = call.H, P = call.P
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, 4 * H)
     cdef BackJob* j = &b.j
-    w_hh = packed_columns(call.w_hh, 4 * H, P, False)
-    j.w_hh = w_hh.at
+    b.recurrent(call.w_hh, 4 * H)
     b.product(j.dz, j.lddz, 4 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.lddz, 4 * H, j.h_rows, b.grads.w_hh, 0)
     if call.w_hr is not None:

@@ -5,7 +5,7 @@ Letters as in _unroll.pxd; z pre-activations, h, dz, dh; n rows of a step.
 _unroll and _bptt have the loops over time; csrc/frnn.h says what the primitives do.
 """
 
-from fastrnn._bptt cimport Backward, BackJob, BackStep
+from fastrnn._bptt cimport Backward, BackJob, BackStep, through_w_hh
 from fastrnn._kernels cimport (
     barrier,
     gemm,
@@ -68,7 +68,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
             rnn_back(1, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0 + r), H, dh + r * H,
                      dz + r * j.lddz + u0, j.lddz)
     barrier(a.parts)
-    gemm(<int>a.s, n, a.U, H, dz, j.lddz, <const real*>j.w_hh + u0 * H, <const real*>NULL, 0, dh, H)
+    through_w_hh(j, a, a.U, H, dz, <const real*>NULL, dh)
 
 
 cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
@@ -83,8 +83,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     cdef Py_ssize_t H = call.H
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, H)
     cdef BackJob* j = &b.j
-    w_hh = packed_columns(call.w_hh, H, H, False)
-    j.w_hh = w_hh.at
+    b.recurrent(call.w_hh, H)
     b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.lddz, H, j.h_rows, b.grads.w_hh, 0)
     b.run(back)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrnn import _kernels, _unroll, config, native
+from fastrnn import _bptt, _kernels, _unroll, config, native
 
 USABLE = [name for name, runs in _kernels.instruction_sets().items() if runs]
 IN_USE = config._isa or USABLE[-1]
@@ -45,6 +45,15 @@ def threads():
     _unroll.set_shared_flops(flops)
     _unroll.set_shared_weights(weights)
     _unroll.set_threads(config.get_num_threads())
+
+
+@pytest.fixture
+def near_bytes():
+    """A function that sets what a near cache is taken to hold."""
+    so_far = _bptt.set_near_bytes(0)
+    _bptt.set_near_bytes(so_far)
+    yield _bptt.set_near_bytes
+    _bptt.set_near_bytes(so_far)
 
 
 # -- bridges ---------------------------------------------------------------------------------------------------------

@@ -257,6 +257,28 @@ def test_any_number_of_threads(cell, variant, P, dtype, reverse, ragged, threads
             same_bits(everything(native, cell, case), alone, f"B = {B} on {n} threads, {a_row} weights a row")
 
 
+@on_each_set
+@each_lengths
+@each_direction
+@each_dtype
+@each_cell
+def test_any_depth_of_parts(cell, variant, P, dtype, reverse, ragged, threads, near_bytes):
+    """In which W_hh is packed for the way back."""
+    lengths = "ragged" if ragged else None
+    case = make_case(cell, variant, T=3, B=14, I=5, H=77, P=P, dtype=dtype, lengths=lengths, reverse=reverse)
+    threads(1)
+    whole = everything(native, cell, case)
+    for n, times in itertools.product((1, 3), (1, 2, 4)):
+        threads(n)
+        near_bytes(times * dz_bytes(case))
+        same_bits(everything(native, cell, case), whole, f"on {n} threads, room for {times} times dz")
+
+
+def dz_bytes(case):
+    """Of one step."""
+    return case["x"].shape[1] * case["w_hh"].shape[0] * case["x"].itemsize
+
+
 @by_the_api
 @each_kind
 def test_layers_on_any_number_of_threads(kind, threads):
