@@ -69,7 +69,7 @@ cdef struct BackJob:  # a backward pass
 
 cdef inline void through_w_hh(const BackJob* j, const BackStep* a, Py_ssize_t N, Py_ssize_t K, const real* dz,
                               const real* z, real* dh) noexcept nogil:
-    """dh (n, N), of the units from u0 on, = z + dz W_hh, part by part: the sums are those of a whole. z: NULL, or dh."""
+    """dh (n, N), of the units from u0 on, = z + dz W_hh, part by part, with the sums of a whole. z: NULL, or dh."""
     cdef Py_ssize_t width = lanes(sizeof(real)), row = (j.P + width - 1) // width * width, k = 0, deep
     cdef const real* w = <const real*>j.w_hh
     while k < K:
