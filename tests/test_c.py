@@ -17,7 +17,7 @@ PROGRAMS = {"activations", "apart", "cells", "products", "threads"}
 def test_primitives(target, tmp_path):
     """No compiler is a failure: the kernels could not have been built without one."""
     command = ["make", "-j2", "-s", "-C", str(HERE), target, f"BUILD={tmp_path}", f"CC={os.environ.get('CC', 'cc')}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {line[1].rstrip(",") for line in lines if line[0] == "ok"} == PROGRAMS
