@@ -282,12 +282,10 @@ cdef void pack(Py_ssize_t G, Py_ssize_t N, Py_ssize_t K, bint transposed, int fi
         pack_columns(K, N, transposed, <const double*>w, ldw, <double*>to, K_all, k0)
 
 
-cdef void pack_matrix(object matrix, Py_ssize_t G, Py_ssize_t N, Py_ssize_t K, bint transposed, int first, char* to,
-                      Py_ssize_t K_all, Py_ssize_t k0):
+cdef void pack_matrix(const char* w, Py_ssize_t size, Py_ssize_t G, Py_ssize_t N, Py_ssize_t K, bint transposed,
+                      int first, char* to, Py_ssize_t K_all, Py_ssize_t k0):
     """Into rows k0..k0+K-1 of K_all: G gates of N units from (G*N, K) in gates layout, or, with G = 0, (K, N), or
     (N, K) if transposed, in columns layout."""
-    cdef const void* w = address(matrix)
-    cdef Py_ssize_t size = matrix.itemsize
     if K * N * max(G, 1) > LONG:
         with nogil:
             pack(G, N, K, transposed, first, size, w, to, K_all, k0)
@@ -297,24 +295,28 @@ cdef void pack_matrix(object matrix, Py_ssize_t G, Py_ssize_t N, Py_ssize_t K, b
 
 cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed):
     """A matrix (K, N), or (N, K) if transposed, in columns layout."""
-    cdef Memory to = Memory(K * padded(N, w.itemsize) * w.itemsize)
-    pack_matrix(w, 0, N, K, transposed, 0, to.at, K, 0)
+    cdef Py_ssize_t size = w.itemsize
+    cdef Memory to = Memory(K * padded(N, size) * size)
+    pack_matrix(<char*>address(w), size, 0, N, K, transposed, 0, to.at, K, 0)
     return to
 
 
 cdef Memory packed_parts(object w, Py_ssize_t K, Py_ssize_t N, Py_ssize_t deep):
     """The first K rows of a matrix (., N), every `deep` of them in columns layout by themselves."""
-    cdef Py_ssize_t row = padded(N, w.itemsize) * w.itemsize, k
+    cdef Py_ssize_t size = w.itemsize, row = padded(N, size) * size, k = 0
     cdef Memory to = Memory(K * row)
-    for k in range(0, K, deep):
-        pack_matrix(w[k:] if k > 0 else w, 0, N, min(deep, K - k), False, 0, to.at + k * row, min(deep, K - k), 0)
+    while k < K:
+        deep = min(deep, K - k)
+        pack_matrix(<char*>address(w) + k * N * size, size, 0, N, deep, False, 0, to.at + k * row, deep, 0)
+        k += deep
     return to
 
 
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K):
     """The first G*H rows of a matrix (., K) in gates layout."""
-    cdef Memory to = Memory(G * K * padded(H, w.itemsize) * w.itemsize)
-    pack_matrix(w, G, H, K, True, 0, to.at, K, 0)
+    cdef Py_ssize_t size = w.itemsize
+    cdef Memory to = Memory(G * K * padded(H, size) * size)
+    pack_matrix(<char*>address(w), size, G, H, K, True, 0, to.at, K, 0)
     return to
 
 
@@ -322,8 +324,8 @@ cdef Memory joined(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int fir
     """Both, in gates layout, or, with G = 0, columns layout, W_hh after W_ih, whose first gate is `first`."""
     cdef Py_ssize_t I = w_ih.shape[1], P = w_hh.shape[1], size = w_ih.itemsize
     cdef Memory to = Memory((I + P) * max(G, 1) * padded(H, size) * size)
-    pack_matrix(w_ih, G, H, I, True, first, to.at, I + P, 0)
-    pack_matrix(w_hh, G, H, P, True, 0, to.at, I + P, I)
+    pack_matrix(<char*>address(w_ih), size, G, H, I, True, first, to.at, I + P, 0)
+    pack_matrix(<char*>address(w_hh), size, G, H, P, True, 0, to.at, I + P, I)
     return to
 
 
