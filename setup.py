@@ -27,7 +27,7 @@ if "CFLAGS" in os.environ or "LDFLAGS" in os.environ:  # whoever has flags has r
     FAST = SMALL = []
 elif sys.platform == "linux":  # no symbols, no tables to unwind by, no pages of padding between code and data
     FLAGS += ["-g0", "-fno-asynchronous-unwind-tables"]
-    LINK += ["-Wl,-s", "-Wl,-z,noseparate-code", "-Wl,-z,norelro"]
+    LINK += ["-Wl,-s", "-Wl,-z,noseparate-code", "-Wl,-z,common-page-size=64", "-Wl,-z,norelro"]
 
 # The same for clang-cl. Its <immintrin.h> shows only what these macros ask for; the code is compiled for them no more
 # than elsewhere, since that is said function by function.
