@@ -286,8 +286,8 @@ cdef class Backward:
     cdef void recurrent(self, object w_hh, Py_ssize_t K) except *:
         """Its first K rows, packed for the way back.
 
-        In parts, where dz of a step has a place in a near cache, but not beside two panels of all K rows: the one at
-        work and the one that is asked for."""
+        In parts, their panels an eighth of a near cache, where dz of a step has a place in it, but not beside two
+        panels of all K rows: the one at work and the one that is asked for."""
         cdef BackJob* j = &self.j
         cdef Py_ssize_t near = NEAR_BYTES // self.itemsize, dz = j.q.B * K, panel = 4 * lanes(self.itemsize)
         j.deep = K

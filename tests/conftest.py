@@ -51,7 +51,6 @@ def threads():
 def near_bytes():
     """A function that sets what a near cache is taken to hold."""
     so_far = _bptt.set_near_bytes(0)
-    _bptt.set_near_bytes(so_far)
     yield _bptt.set_near_bytes
     _bptt.set_near_bytes(so_far)
 
