@@ -26,6 +26,24 @@ INLINE void set(real *p, vec v, ptrdiff_t lanes)
         put_part(p, v, lanes);
 }
 
+/* One row of V vectors, the last one perhaps cut short, to or from V full ones. */
+INLINE void take_columns(ptrdiff_t cols, const real *from, real *to)
+{
+    ptrdiff_t v = 0;
+    for (; v + VL <= cols; v += VL)
+        put(to + v, load(from + v));
+    if (v < cols)
+        put(to + v, part(from + v, cols - v));
+}
+INLINE void give_columns(ptrdiff_t cols, const real *from, real *to)
+{
+    ptrdiff_t v = 0;
+    for (; v + VL <= cols; v += VL)
+        put(to + v, load(from + v));
+    if (v < cols)
+        put_part(to + v, load(from + v), cols - v);
+}
+
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 /* t[k]: the k-th elements of VL rows of w, for the first few k. */
@@ -76,14 +94,12 @@ static void pack_columns(ptrdiff_t K, ptrdiff_t N, int transposed, const real *w
     for (ptrdiff_t n = 0; n < N; n += PANEL) {
         ptrdiff_t vectors = (least(PANEL, N - n) + VL - 1) / VL, width = vectors * VL;
         real *panel = to + k0 * width;
-        for (ptrdiff_t v = 0; v < width; v += VL) {
-            ptrdiff_t lanes = least(VL, N - n - v);
-            if (transposed)
-                pack_lanes(K, lanes, w + (n + v) * ldw, ldw, panel + v, width);
-            else
-                for (ptrdiff_t k = 0; k < K; k++)
-                    put(panel + k * width + v, get(w + k * ldw + n + v, lanes));
-        }
+        if (transposed)
+            for (ptrdiff_t v = 0; v < width; v += VL)
+                pack_lanes(K, least(VL, N - n - v), w + (n + v) * ldw, ldw, panel + v, width);
+        else
+            for (ptrdiff_t k = 0; k < K; k++)
+                take_columns(least(PANEL, N - n), w + k * ldw + n, panel + k * width);
         to += K_all * width;
     }
 }
@@ -290,24 +306,6 @@ INLINE ptrdiff_t together(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, pt
 }
 
 static const real zeros[PANEL] ALIGNED = {0};
-
-/* One row of V vectors, the last one perhaps cut short, to or from V full ones. */
-INLINE void take_columns(ptrdiff_t cols, const real *from, real *to)
-{
-    ptrdiff_t v = 0;
-    for (; v + VL <= cols; v += VL)
-        put(to + v, load(from + v));
-    if (v < cols)
-        put(to + v, part(from + v, cols - v));
-}
-INLINE void give_columns(ptrdiff_t cols, const real *from, real *to)
-{
-    ptrdiff_t v = 0;
-    for (; v + VL <= cols; v += VL)
-        put(to + v, load(from + v));
-    if (v < cols)
-        put_part(to + v, load(from + v), cols - v);
-}
 
 static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const real *w,
                  const real *z, ptrdiff_t ldz, real *c, ptrdiff_t ldc)
