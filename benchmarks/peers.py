@@ -41,9 +41,9 @@ from fastrnn.config import describe
 
 FEWEST_ROUNDS = 3
 BATCH_SECONDS = 0.02  # so long one library runs without a break
-# Threads wait for their next call at full speed, NumPy's of OpenBLAS for 90 ms, those of ONNX Runtime for 30 ms, and
-# whoever came next would have half of the machine.
-QUIET_SECONDS = 0.12
+# Threads wait for their next call at full speed, NumPy's of OpenBLAS for 2^28 ticks of the processor's clock (134 ms at
+# 2 GHz), those of ONNX Runtime for 30 ms, and whoever came next would have half of the machine.
+QUIET_SECONDS = 0.2
 # How to have a library leave AVX-512 alone: fastrnn, oneDNN for PyTorch and OpenVINO, PyTorch, its MKL, OpenBLAS for
 # NumPy. ONNX Runtime has no such switch, and that of XLA does not reach JAX's products.
 AVX2_ALONE = {
