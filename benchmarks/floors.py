@@ -40,6 +40,7 @@ FEWEST_ROUNDS = 5
 NOISY = 0.1  # spread of rounds from which on a case is measured again
 ATTEMPTS = 3
 PROCESSES = 15  # that import the package
+NOTHING = "-"  # wanted of a line that others are to be seen beside
 SMALL = (16, 32, 64)  # H of the floor for one sequence
 CALLED = 32  # H of the floors for a call
 MOST = (1.2, False), (3, False), (5, True), (5, True)  # us for each of cases.CALLS; True: beyond what a stream takes
@@ -60,7 +61,8 @@ class Line:
         self.met &= bool(met)
 
     def __str__(self) -> str:
-        return f"| {self.what} | {self.floor} | {', '.join(self.found)} | {'yes' if self.met else '**no**'} |"
+        verdict = NOTHING if self.floor == NOTHING else "yes" if self.met else "**no**"
+        return f"| {self.what} | {self.floor} | {', '.join(self.found)} | {verdict} |"
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
