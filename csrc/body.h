@@ -7,9 +7,6 @@
  * and cell: [row][vector][lane]. */
 
 #define PANEL (4 * VL)
-#ifndef FRNN_NEAR_BYTES
-#define FRNN_NEAR_BYTES (2 << 20) /* more are in no cache that is near; tests make them fewer */
-#endif
 #define NEAR ((ptrdiff_t)(FRNN_NEAR_BYTES / sizeof(real)))
 #define BUF (8 * 4 * FRNN_BYTES / sizeof(real)) /* the largest tile */
 #define ALIGNED __attribute__((aligned(64)))

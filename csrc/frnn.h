@@ -26,6 +26,10 @@
 
 #include <stddef.h>
 
+#ifndef FRNN_NEAR_BYTES
+#define FRNN_NEAR_BYTES (2 << 20) /* what a near cache is taken to hold; tests make it less */
+#endif
+
 enum {
     FRNN_LSTM_TAPE = 5, /* i f g o c: H-wide parts in one row of an LSTM's tape */
     FRNN_GRU_TAPE = 4   /* r z n q */

@@ -7,6 +7,7 @@ ranks and packed rows are.
 
 from fastrnn._arrays cimport Array, address, fields
 from fastrnn._kernels cimport (
+    FRNN_NEAR_BYTES,
     Memory,
     add_rows,
     array_of,
@@ -43,7 +44,7 @@ from fastrnn._records import Grads
 cdef Py_ssize_t BACK_ROWS = 512
 # What a near cache is taken to hold, and the fewest rows of a step for which that counts: of fewer the weights take all
 # the time, wherever they are.
-cdef Py_ssize_t NEAR_BYTES = 2 * 1024 * 1024, SOME_ROWS = 8
+cdef Py_ssize_t NEAR_BYTES = FRNN_NEAR_BYTES, SOME_ROWS = 8
 
 
 def set_near_bytes(Py_ssize_t bytes):

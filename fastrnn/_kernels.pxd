@@ -11,6 +11,7 @@ cdef extern from "frnn.h" nogil:
     enum:
         FRNN_LSTM_TAPE
         FRNN_GRU_TAPE
+        FRNN_NEAR_BYTES
 
     ctypedef struct frnn_f32:
         Py_ssize_t lanes
