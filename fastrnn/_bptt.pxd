@@ -19,17 +19,23 @@ cdef struct BackStep:  # one thread's part of one step: all units of some ranks,
     const void* tape           # (n, tape_width)
     const void* tape_prev      # (n, tape_width) of the step before, NULL for step 0
     const void* h_prev         # (n, P)
+    const void* h              # (n, P)
     void* dh                   # (n, P): in dL/dh of this step, out of the one before
     void* dc                   # (n, H), likewise
     void* dz                   # (n, width) out
     void* scratch              # (n, H)
 
 
+cdef struct Rows:  # packed rows: those of a chunk, (K, N), or, if they are `all`, those of all steps, (R, N)
+    void* data
+    bint all
+
+
 cdef struct Product:  # a weight gradient, or some rows of one: for every chunk w (M, N) += dz^T rows, dz (K, M)
     Py_ssize_t M, N
     const void* dz
     Py_ssize_t ld
-    const void* rows           # (K, N); NULL: those of x, where they are
+    Rows rows
     void* w
 
 
@@ -43,10 +49,10 @@ cdef struct BackJob:  # a backward pass
     Py_ssize_t work_each
     Shares shares
     void (*back)(const BackJob* j, const BackStep* a) noexcept nogil
-    View x, out, dx, grad_out
+    View x, dx, grad_out
     const void* tape           # (R, tape_width)
     Py_ssize_t tape_width
-    const void* h0             # (B, P) by rank
+    const void* h              # (B + R, P): h0, then h of every step
     const void* c0             # (B, H) by rank
     void* dh                   # (B, P) by rank: in grad_h_n, out the gradient of h0
     void* dc                   # (B, H) by rank
@@ -56,11 +62,11 @@ cdef struct BackJob:  # a backward pass
     Py_ssize_t deep            # rows of W_hh in each of them
     const void* w_hn
     const void* w_hr
-    void* x_rows               # the rows of a chunk, packed: x (K, I) or NULL, h_prev (K, P), dz (K, width)
-    void* h_rows
-    void* dz
+    Rows x_rows                # x (K, I)
+    Rows h_rows                # h_prev (K, P)
+    void* dz                   # (K, width)
     void* dh_rows              # with a projection: dh (K, P)
-    void* hidden               # (K, H): with a projection o tanh(c), with reset before r h_prev
+    Rows hidden                # (K, H): with a projection o tanh(c), with reset before r h_prev
     void* sums                 # of the rows of dz: the gradients of the biases
     Product products[4]
     int n_products
@@ -87,7 +93,8 @@ cdef class Backward:
     cdef Py_ssize_t itemsize
     cdef void cut(self) except *
     cdef void* block(self, Py_ssize_t n) except NULL
-    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *
+    cdef Rows rows(self, Py_ssize_t width) except *
+    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, Rows rows, object w, Py_ssize_t row) except *
     cdef void recurrent(self, object w_hh, Py_ssize_t K) except *
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *

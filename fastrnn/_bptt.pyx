@@ -29,6 +29,7 @@ from fastrnn._rows cimport (
     before,
     clear_padding,
     consecutive,
+    from_column,
     gather,
     scatter,
 )
@@ -66,22 +67,14 @@ cdef inline Py_ssize_t spread(Py_ssize_t width, Py_ssize_t itemsize) noexcept no
     return (lines | 1) * line if lines >= 64 else width
 
 
-cdef inline View from_unit(const View* v, Py_ssize_t u0, Py_ssize_t itemsize) noexcept nogil:
-    """The view without its first u0 columns."""
-    cdef View part = v[0]
-    if part.data != NULL:
-        part.data += u0 * itemsize
-    return part
-
-
 cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
                         int part, int parts, real* scratch) noexcept nogil:
     """BPTT over the steps of a chunk for the ranks r0..r1-1; leaves dz and the rows that the products need.
 
     parts > 1: as many threads do this together, each with its share of the units."""
-    cdef Py_ssize_t s, n, first = before(&j.q, s0), row, width = j.P
-    cdef real* h_prev
-    cdef View out, grad_out
+    cdef Py_ssize_t s, n, first = before(&j.q, s0), row, width = j.P, P = j.P
+    cdef const real* h = <const real*>j.h + r0 * P
+    cdef View grad_out
     cdef BackStep a
     a.r0, a.dh, a.dc, a.scratch, a.parts = r0, <real*>j.dh + r0 * j.P, NULL, scratch, parts
     if j.dc != NULL:
@@ -89,21 +82,21 @@ cdef void backward_rows(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize
     share_units(j.H, sizeof(real), part, parts, &a.u0, &a.U)
     if parts > 1:
         width = a.U
-    out, grad_out = from_unit(&j.out, a.u0, sizeof(real)), from_unit(&j.grad_out, a.u0, sizeof(real))
-    if part == 0 and j.x_rows != NULL:
+    grad_out = from_column(&j.grad_out, a.u0, sizeof(real))
+    if part == 0 and not j.x_rows.all:
         for s in range(s0, s1):
             n = at_work(&j.q, s, r0, r1)
-            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows + (before(&j.q, s) + r0 - first) * j.I, j.I)
+            gather(&j.x, &j.q, j.I, s, r0, n, <real*>j.x_rows.data + (before(&j.q, s) + r0 - first) * j.I, j.I)
     for s in range(s1 - 1, s0 - 1, -1):
         n = at_work(&j.q, s, r0, r1)
         row = before(&j.q, s) + r0 - first
-        h_prev = <real*>j.h_rows + row * j.P
+        a.h, a.h_prev = h + (j.q.B + before(&j.q, s)) * P, h
         if s > 0:
-            gather(&out, &j.q, width, s - 1, r0, n, h_prev + a.u0, j.P)
-        else:
-            copy(n, width, <const real*>j.h0 + r0 * j.P + a.u0, NULL, j.P, h_prev + a.u0, NULL, j.P)
-        add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0, j.P)
-        a.s, a.n, a.row, a.h_prev, a.dz = s, n, row, h_prev, <real*>j.dz + row * j.lddz
+            a.h_prev = h + (j.q.B + before(&j.q, s - 1)) * P
+        if not j.h_rows.all:
+            copy(n, width, <const real*>a.h_prev + a.u0, NULL, P, <real*>j.h_rows.data + row * P + a.u0, NULL, P)
+        add_gathered(&grad_out, &j.q, width, s, r0, n, <real*>a.dh + a.u0, P)
+        a.s, a.n, a.row, a.dz = s, n, row, <real*>j.dz + row * j.lddz
         a.tape, a.tape_prev = <const real*>j.tape + (first + row) * j.tape_width, NULL
         if s > 0:
             a.tape_prev = <const real*>j.tape + (before(&j.q, s - 1) + r0) * j.tape_width
@@ -119,7 +112,7 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
     cdef int i
     for i in range(j.n_products):
         p = &j.products[i]
-        rows = <const real*>p.rows if p.rows != NULL else <const real*>j.x.data + before(&j.q, s0) * j.I
+        rows = <const real*>p.rows.data + (before(&j.q, s0) * p.N if p.rows.all else 0)
         m0, m1 = p.M * part // parts, p.M * (part + 1) // parts
         outer(s1 < j.q.T, K, m1 - m0, p.N, <const real*>p.dz + m0, p.ld, rows, p.N, <real*>p.w + m0 * p.N, p.N, work)
     m0, m1 = j.width * part // parts, j.width * (part + 1) // parts
@@ -152,7 +145,7 @@ cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int pa
     for s in range(s0, s1):
         r0, r1 = max(k0, before(&j.q, s)), min(k1, before(&j.q, s + 1))
         if r0 < r1:
-            scatter(&j.dx, &j.q, j.I, s, r0 - before(&j.q, s), r1 - r0, work + (r0 - k0) * j.I)
+            scatter(&j.dx, &j.q, j.I, s, r0 - before(&j.q, s), r1 - r0, work + (r0 - k0) * j.I, j.I)
 
 
 cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexcept nogil:
@@ -208,21 +201,24 @@ cdef bint is_laid_out(object array, const BackJob* j, Py_ssize_t width) noexcept
     return a.nd == 3 and a.dimensions[0] == j.q.T and a.dimensions[1] == j.q.B and a.dimensions[2] == width
 
 
-cdef bint intact(object tape, const BackJob* j):
+cdef bint intact(tuple saved, object x, const BackJob* j):
     """Whether a tape still has what forward gave it: its fields can be assigned, and pointers go into them."""
-    saved = tape.saved[0]
-    if type(saved) is not Memory or (<Memory>saved).size < j.q.R * j.tape_width * (8 if j.wide else 4):
+    cdef Py_ssize_t itemsize = 8 if j.wide else 4
+    gates, _, h, _ = saved
+    if type(gates) is not Memory or (<Memory>gates).size < j.q.R * j.tape_width * itemsize:
         return False
-    return is_laid_out(tape.call.x, j, j.I) and is_laid_out(tape.out, j, j.P)
+    if type(h) is not Memory or (<Memory>h).size < (j.q.B + j.q.R) * j.P * itemsize:
+        return False
+    return is_laid_out(x, j, j.I)
 
 
 cdef class Backward:
     def __cinit__(self, tape, grad_out, grad_h_n, grad_c_n, into, Py_ssize_t width):
         cdef BackJob* j = &self.j
         memset(j, 0, sizeof(BackJob))
-        call = tape.call
-        saved, j.tape_width, h0, c0 = tape.saved
-        self.call, self.keep = call, [tape, grad_out]
+        call, saved = tape.call, tape.saved
+        gates, j.tape_width, h, c0 = saved
+        self.call, self.keep = call, [saved, grad_out]
         ragged, dtype = call.ragged, call.dtype
         self.itemsize = dtype.itemsize
         j.q = sequence_of(call)
@@ -231,7 +227,7 @@ cdef class Backward:
         j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
         j.lddz = spread(width, self.itemsize)
         j.G = call.w_hh.shape[0] // j.H
-        if not intact(tape, j):
+        if not intact(saved, call.x, j):
             raise ValueError("tape: needs its fields as forward left them, got others")
         x = array_of(call.x.size * self.itemsize, call.x.shape, dtype)
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
@@ -239,14 +235,17 @@ cdef class Backward:
         w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j, self.itemsize, dtype) if into is None else weights_of(into)
         self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
         j.x, j.dx = view_of(call.x, &j.q, self.itemsize), view_of(x, &j.q, self.itemsize, True)
-        j.out, j.grad_out = view_of(tape.out, &j.q, self.itemsize), view_of(grad_out, &j.q, self.itemsize)
-        j.tape = (<Memory>saved).at
+        j.grad_out = view_of(grad_out, &j.q, self.itemsize)
+        j.tape, j.h = (<Memory>gates).at, (<Memory>h).at
         j.w_ih = address(call.w_ih)
-        j.h0, j.c0, j.dh, j.dc = address(h0), address(c0), address(dh, True), address(dc, True)
+        j.c0, j.dh, j.dc = address(c0), address(dh, True), address(dc, True)
         self.cut()
+        j.x_rows.all, j.x_rows.data = True, j.x.data
         if not consecutive(&j.x, &j.q, j.I, j.q.B):
-            j.x_rows = self.block(j.rows * j.I)
-        j.h_rows = self.block(j.rows * j.P)
+            j.x_rows = self.rows(j.I)
+        j.h_rows.all, j.h_rows.data = True, <void*>j.h  # where no row leaves, the rows before are the h before
+        if j.q.alive != NULL:
+            j.h_rows = self.rows(j.P)
         j.dz, j.sums = self.block(j.rows * j.lddz), self.block(width)
         memset(j.sums, 0, width * self.itemsize)
 
@@ -275,7 +274,13 @@ cdef class Backward:
         self.keep.append(memory)
         return (<Memory>memory).at
 
-    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, void* rows, object w, Py_ssize_t row) except *:
+    cdef Rows rows(self, Py_ssize_t width) except *:
+        """Room for those of a chunk."""
+        cdef Rows room
+        room.data, room.all = self.block(self.j.rows * width), False
+        return room
+
+    cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, Rows rows, object w, Py_ssize_t row) except *:
         """w[row:row+M] will be dz^T rows, summed over all steps."""
         cdef Product* p = &self.j.products[self.j.n_products]
         p.M, p.N, p.dz, p.ld, p.rows = M, w.shape[1], dz, ld, rows

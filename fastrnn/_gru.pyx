@@ -102,7 +102,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
         gemm(<int>a.s, n, H, H, dz, lddz, <const real*>j.w_hn, <const real*>NULL, 0, drh, H)
         gru_gates_back(n, H, tape, h_prev, H, drh, dh, dz, lddz)
         through_w_hh(j, a, H, 2 * H, dz + H, dh, dh)
-        copy(n, H, tape + 3 * H, NULL, j.tape_width, <real*>j.hidden + a.row * H, NULL, H)
+        copy(n, H, tape + 3 * H, NULL, j.tape_width, <real*>j.hidden.data + a.row * H, NULL, H)
     else:
         gru_back(n, a.U, H, tape + u0, h_prev + u0, H, dh + u0, dz + u0, lddz)
         barrier(a.parts)
@@ -130,7 +130,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     if reset_before:
         w_hn = packed_columns(call.w_hh[2 * H :], H, H, False)
         j.w_hn = w_hn.at
-        j.hidden = b.block(j.rows * H)
+        j.hidden = b.rows(H)
         b.product(dz_r, j.lddz, 2 * H, j.h_rows, b.grads.w_hh, 0)
         b.product(j.dz, j.lddz, H, j.hidden, b.grads.w_hh, 2 * H)
     else:

@@ -92,7 +92,7 @@ cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
     if a.tape_prev != NULL:
         c_prev, ldc_prev = <const real*>a.tape_prev + 4 * H, j.tape_width
     if j.w_hr != NULL:
-        dhidden, hidden = <real*>a.scratch, <real*>j.hidden + a.row * H
+        dhidden, hidden = <real*>a.scratch, <real*>j.hidden.data + a.row * H
         copy(n, P, dh, NULL, P, <real*>j.dh_rows + a.row * P, NULL, P)
         gemm(<int>a.s, n, H, P, dh, P, <const real*>j.w_hr, <const real*>NULL, 0, dhidden, H)
         N = P
@@ -120,7 +120,7 @@ def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
     if call.w_hr is not None:
         w_hr = packed_columns(call.w_hr, P, H, False)
         j.w_hr = w_hr.at
-        j.dh_rows, j.hidden = b.block(j.rows * P), b.block(j.rows * H)
+        j.dh_rows, j.hidden = b.block(j.rows * P), b.rows(H)
         b.product(j.dh_rows, P, P, j.hidden, b.grads.w_hr, 0)
     b.run(back)
     b.bias(b.grads.b_ih, 0, 0, 4 * H)

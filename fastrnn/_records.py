@@ -100,20 +100,19 @@ def _before(alive: np.ndarray) -> np.ndarray:
 class Tape:
     """What a forward pass keeps for backpropagation through time.
 
-    It refers to ``x``, the weights and ``out`` without copying them: leave those arrays unchanged until backward has
-    run. Backward only reads the tape and may run any number of times.
+    It refers to ``x`` and the weights without copying them: leave those arrays unchanged until backward has run.
+    Backward only reads the tape and may run any number of times.
     """
 
     call: Call
-    out: np.ndarray  # (T, B, P), or (R, P)
     saved: Any  # the backend's own arrays
     backend: Any  # the module that made the tape and can read it
 
     @classmethod
-    def of(cls, call: Call, out: np.ndarray, saved: Any, backend: Any) -> Tape:
-        """With views of its own of x and out, whose shapes a caller may change in place until backward."""
+    def of(cls, call: Call, saved: Any, backend: Any) -> Tape:
+        """With a view of its own of x, whose shape a caller may change in place until backward."""
         call.x = call.x[...]
-        return cls(call, out[...], saved, backend)
+        return cls(call, saved, backend)
 
 
 @dataclass(slots=True)
@@ -137,8 +136,8 @@ class Grads:
 class LayerTape:
     """What ``forward`` keeps for ``backward``, which only reads it and may run any number of times.
 
-    It refers to ``x``, ``out`` and the layer's parameters without copying them: leave those arrays unchanged until
-    ``backward`` has run.
+    It refers to ``x`` and the layer's parameters without copying them: leave those arrays unchanged until ``backward``
+    has run.
     """
 
     layer: Layer

@@ -16,7 +16,6 @@ from fastrnn._kernels cimport (
     rnn_step,
     summed,
 )
-from fastrnn._rows cimport offset
 from fastrnn._unroll cimport Job, PackedWeights, Step, packed_for
 
 
@@ -58,15 +57,9 @@ def pack(call):
 
 
 cdef void back_of(const BackJob* j, const BackStep* a, real* dz) noexcept nogil:
-    cdef Py_ssize_t n = a.n, u0 = a.u0, H = j.H, r
+    cdef Py_ssize_t u0 = a.u0, H = j.H
     cdef real* dh = <real*>a.dh + u0
-    cdef const real* out = <const real*>j.out.data + u0
-    if j.q.direct:
-        rnn_back(n, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0), j.out.row, dh, dz + u0, j.lddz)
-    else:
-        for r in range(n):
-            rnn_back(1, a.U, H, j.variant, out + offset(&j.out, &j.q, a.s, a.r0 + r), H, dh + r * H,
-                     dz + r * j.lddz + u0, j.lddz)
+    rnn_back(a.n, a.U, H, j.variant, <const real*>a.h + u0, H, dh, dz + u0, j.lddz)
     barrier(a.parts)
     through_w_hh(j, a, a.U, H, dz, <const real*>NULL, dh)
 

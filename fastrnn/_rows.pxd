@@ -49,6 +49,14 @@ cdef inline Py_ssize_t offset(const View* v, const Sequence* q, Py_ssize_t s, Py
     return t * v.step + row * v.row
 
 
+cdef inline View from_column(const View* v, Py_ssize_t column, Py_ssize_t itemsize) noexcept nogil:
+    """The view without its columns before this one."""
+    cdef View part = v[0]
+    if part.data != NULL:
+        part.data += column * itemsize
+    return part
+
+
 cdef inline bint consecutive(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t n) noexcept nogil:
     """Whether n ranks' rows follow each other in the caller's array as they do when packed, over all steps."""
     if not q.direct or q.reverse:
@@ -104,12 +112,12 @@ cdef inline void add_gathered(const View* v, const Sequence* q, Py_ssize_t width
 
 
 cdef inline void scatter(const View* v, const Sequence* q, Py_ssize_t width, Py_ssize_t s, Py_ssize_t r0, Py_ssize_t n,
-                         const real* rows) noexcept nogil:
+                         const real* rows, Py_ssize_t ld) noexcept nogil:
     """The reverse of gather."""
     if q.direct:
-        copy(n, width, rows, NULL, width, <real*>v.data + offset(v, q, s, r0), NULL, v.row)
+        copy(n, width, rows, NULL, ld, <real*>v.data + offset(v, q, s, r0), NULL, v.row)
     else:
-        move(GIVE, v, q, width, s, r0, n, <real*>rows, width)
+        move(GIVE, v, q, width, s, r0, n, <real*>rows, ld)
 
 
 cdef inline void clear_padding(const View* v, const Sequence* q, Py_ssize_t width, real* data) noexcept nogil:

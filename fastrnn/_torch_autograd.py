@@ -262,16 +262,13 @@ class Pass:
                 _, h, c, saved = backend.forward(call, taped, half)
                 ends.append((h, c))
                 if taped:
-                    self.tapes.append(Tape(call, half, saved, backend))  # nobody else has these arrays
+                    self.tapes.append(Tape(call, saved, backend))
             array = out
             if l < last and self.dropout:
                 array = np.multiply(out, self._noise(l, out), out=backend.new_array(out.shape, out.dtype))
-        shown = layout.outward(out)
-        if taped:  # the caller may change what is given out
-            kept, shown = shown, backend.new_array(shown.shape, shown.dtype)
-            shown[...] = kept
+        out = layout.outward(out)
         h, c = self._joined(ends)
-        return [shown, h] if c is None else [shown, h, c]
+        return [out, h] if c is None else [out, h, c]
 
     def ready(self, saved: Sequence[Any]) -> tuple[Pass, Weights | None]:
         """A pass with a tape, and the weights to go back by, or None if it cannot be.

@@ -22,10 +22,21 @@ from fastrnn._kernels cimport (
     run as run_shared,
     worth,
 )
-from fastrnn._rows cimport Sequence, View, at_work, before, clear_padding, consecutive, gather, offset, scatter
+from fastrnn._rows cimport (
+    Sequence,
+    View,
+    at_work,
+    before,
+    clear_padding,
+    consecutive,
+    from_column,
+    gather,
+    offset,
+    scatter,
+)
 
 from libc.math cimport INFINITY, ilogb
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from numpy import empty_like, zeros
 
@@ -257,32 +268,39 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
     """All steps of the ranks r0..r1-1, chunk by chunk: their projections at once, then step by step.
 
     parts > 1: as many threads do this together, each with its share of the units, in one workspace."""
-    cdef Py_ssize_t s0 = 0, s1, s, P = j.P, B = r1 - r0, GH = j.G * j.H
-    cdef real* turns = work                      # where h lives if it has no place in `out`: two steps in turn
+    cdef Py_ssize_t s0 = 0, s1, s, P = j.P, B = r1 - r0, GH = j.G * j.H, width = P
+    cdef bint in_place = j.h == NULL and j.q.direct
+    cdef real* turns = work                      # where h lives if a tape and `out` have no place for it: two steps
     cdef real* z_rows = turns + B * (2 * P + j.extra)
     cdef real* x_rows = z_rows + max(j.chunk, B) * GH
     cdef real* panel = work + (part + 1) * j.work_each - j.panel
     cdef real* z
+    cdef View out
     cdef Step a
     a.r0, a.h_prev, a.ldh_prev, a.ldh, a.tape = r0, <const real*>j.h0 + r0 * P, P, P, NULL
     a.scratch = turns + 2 * B * P
     share_units(j.H, sizeof(real), part, parts, &a.u0, &a.U)
+    out = from_column(&j.out, a.u0, sizeof(real))
+    if parts > 1:
+        width = a.U
     s1 = chunk_end(j, s0, r0, r1)
     while s1 > s0:
         project(j, s0, s1, r0, r1, part, parts, x_rows, z_rows, panel)
         z = z_rows
         for s in range(s0, s1):
             a.s, a.n, a.z = s, at_work(&j.q, s, r0, r1), z
-            if j.q.direct:
+            if j.h != NULL:
+                a.h = <real*>j.h + (j.q.B + before(&j.q, s) + r0) * P
+            elif in_place:
                 a.h, a.ldh = <real*>j.out.data + offset(&j.out, &j.q, s, r0), j.out.row
             else:
                 a.h = turns + (s & 1) * B * P
             if j.tape != NULL:
                 a.tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
             j.step(j, &a)
+            if not in_place:
+                scatter(&out, &j.q, width, s, r0, a.n, <const real*>a.h + a.u0, P)
             barrier(parts)
-            if part == 0 and not j.q.direct:
-                scatter(&j.out, &j.q, P, s, r0, a.n, <const real*>a.h)
             if part == 0 and (s + 1 == j.q.T or j.q.lengths != NULL):
                 give_last(j, &a, r1, <const real*>a.h)
             a.h_prev, a.ldh_prev = a.h, a.ldh
@@ -408,7 +426,7 @@ cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_
 def forward(call, bint training, out, PackedWeights w):
     """Run a call: (out, h_n, c_n or None, what backward needs if training)."""
     cdef Job j = w.job
-    cdef Memory tape = None
+    cdef Memory tape = None, hs = None
     ragged, c0, c = call.ragged, None, None
     j.q = sequence_of(call)
     if out is None:
@@ -420,14 +438,18 @@ def forward(call, bint training, out, PackedWeights w):
     h = by_row(ragged, h0)
     if call.cell == "lstm":
         c = c0 = by_rank(ragged, call.c0, (j.q.B, j.H), w.dtype)
+    j.h0 = address(h0)
     if training:
         tape = Memory(j.q.R * j.tape_width * itemsize(&j))
-        h, c = h0.copy() if h is h0 else h, None if c0 is None else c0.copy()
+        hs = Memory((j.q.B + j.q.R) * j.P * itemsize(&j))
+        memcpy(hs.at, j.h0, j.q.B * j.P * itemsize(&j))
+        j.h0 = j.h = hs.at
+        c = None if c0 is None else c0.copy()
     j.x, j.out = view_of(call.x, &j.q, itemsize(&j)), view_of(out, &j.q, itemsize(&j), True)
-    j.h0, j.h_n, j.c = address(h0), address(h, True), address(c, True)
+    j.h_n, j.c = address(h, True), address(c, True)
     run(&j, w, tape)
     if j.wide:
         clear_padding(&j.out, &j.q, j.P, <double*>j.out.data)
     else:
         clear_padding(&j.out, &j.q, j.P, <float*>j.out.data)
-    return out, h, by_row(ragged, c), (tape, j.tape_width, h0, c0) if training else None
+    return out, h, by_row(ragged, c), (tape, j.tape_width, hs, c0) if training else None

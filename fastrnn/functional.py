@@ -222,7 +222,7 @@ def rnn_forward(
     h_n : ndarray, shape (B, H)
         As from `rnn`, new.
     tape : Tape
-        For `rnn_backward`. It refers to x, the weights and out: leave those unchanged until backward has run.
+        For `rnn_backward`. It refers to x and the weights: leave those unchanged until backward has run.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def lstm_forward(
     (h_n, c_n) : pair of ndarray, shapes (B, P) and (B, H)
         As from `lstm`, new.
     tape : Tape
-        For `lstm_backward`. It refers to x, the weights and out: leave those unchanged until backward has run.
+        For `lstm_backward`. It refers to x and the weights: leave those unchanged until backward has run.
 
     Raises
     ------
@@ -292,7 +292,7 @@ def gru_forward(
     h_n : ndarray, shape (B, H)
         As from `gru`, new.
     tape : Tape
-        For `gru_backward`. It refers to x, the weights and out: leave those unchanged until backward has run.
+        For `gru_backward`. It refers to x and the weights: leave those unchanged until backward has run.
 
     Raises
     ------

@@ -220,7 +220,7 @@ class Layer:
         out, state
             As from a call.
         tape : LayerTape
-            Refers to ``x``, ``out`` and the parameters: leave their values unchanged until ``backward`` has run.
+            Refers to ``x`` and the parameters: leave their values unchanged until ``backward`` has run.
 
         Raises
         ------
@@ -252,7 +252,7 @@ class Layer:
                 _, h, c, saved = backend.forward(call, tape is not None, half, packed and packed[k])
                 ends.append((h, c))
                 if tape is not None:
-                    tape.cells.append(Tape.of(call, half, saved, backend))
+                    tape.cells.append(Tape.of(call, saved, backend))
             x = out if tape is None or l == last else self._drop(out, tape, backend)
         return self._shown(out, batched), self._joined(ends, batched)
 

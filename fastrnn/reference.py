@@ -387,7 +387,7 @@ def train(backend: Any, call: Call) -> tuple:
     """(out, state, tape)."""
     call.own_weights()
     out, h_n, c_n, saved = backend.forward(call, True)
-    return out, h_n if c_n is None else (h_n, c_n), Tape.of(call, out, saved, backend)
+    return out, h_n if c_n is None else (h_n, c_n), Tape.of(call, saved, backend)
 
 
 def bptt(cell: str, tape: Tape, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> Grads:

@@ -279,11 +279,12 @@ def test_bad_gradients(cell, change, error, message):
         ("saved", lambda tape: (1.5, *tape.saved[1:])),
         ("saved", lambda tape: (np.zeros(9), *tape.saved[1:])),
         ("saved", lambda tape: (_kernels.Memory(8), *tape.saved[1:])),
-        ("out", lambda tape: tape.out[:1]),
-        ("out", lambda tape: tape.out.astype(np.float32)),
+        ("saved", lambda tape: (*tape.saved[:2], np.zeros(9), *tape.saved[3:])),
+        ("saved", lambda tape: (*tape.saved[:2], _kernels.Memory(8), *tape.saved[3:])),
+        ("call", lambda tape: replace(tape.call, x=tape.call.x.astype(np.float32))),
         ("call", lambda tape: replace(tape.call, x=tape.call.x[:1])),
     ],
-    ids=["number saved", "array saved", "less saved", "out", "dtype", "x"],
+    ids=["number saved", "array saved", "less saved", "array of h", "less h", "dtype", "x"],
 )
 def test_a_tape_with_other_fields(field, value):
     """Pointers go into what it refers to: nothing may be read past an end."""

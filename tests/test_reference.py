@@ -244,9 +244,11 @@ def test_backward_twice_is_backward_once(cell, variant, P):
     case = make_case(cell, variant, P=P, lengths=[3, 0, 5])
     results, tape = train(cell, case)
     grads = loss_gradients(results, case["lengths"])
-    before = copy.deepcopy((tape.out, tape.saved, case, grads))
+    before = copy.deepcopy((tape.saved, case, grads))
     once = arrays_of(backward(tape, grads))
-    np.testing.assert_equal((tape.out, tape.saved[1:], case, grads), (before[0], before[1][1:], *before[2:]))
+    np.testing.assert_equal((tape.saved[1:], case, grads), (before[0][1:], *before[1:]))
+    for result in results:
+        result.fill(np.nan)  # they are the caller's
     twice = arrays_of(backward(tape, grads))
     same_bits(once.values(), twice.values())
     assert not any(np.shares_memory(a, b) for a, b in zip(once.values(), twice.values(), strict=True))

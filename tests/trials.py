@@ -33,7 +33,7 @@ def forward(backend, call, training=True, **given):
     """The results, and the tape if training."""
     out, h_n, c_n, saved = backend.forward(call, training, **given)
     results = {"out": out, "h_n": h_n} | ({} if c_n is None else {"c_n": c_n})
-    return results, Tape.of(call, out, saved, backend) if training else None
+    return results, Tape.of(call, saved, backend) if training else None
 
 
 def backward(tape, losses, into=None):
