@@ -312,7 +312,9 @@ cdef class Backward:
         j.shares = shares_of(backward_task, j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H,
                              self.itemsize)
         j.back = back
-        j.work_each = panel * max(j.rows, j.G * j.H) + j.rows * j.I + j.q.B * j.H
+        j.work_each = panel * max(j.rows, j.G * j.H) + j.q.B * j.H
+        if not consecutive(&j.dx, &j.q, j.I, j.q.B):
+            j.work_each += j.rows * j.I
         j.work = <char*>self.block(j.work_each * j.shares.parts)
         with nogil:
             run_shared(backward_task, j, j.shares.parts, j.shares.kind)

@@ -57,7 +57,7 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     Py_ssize_t chunk           # rows of the hoisted projection, at most or one step's
     Shares shares
     char* work
-    Py_ssize_t work_each       # elements of it that a thread has
+    Py_ssize_t work_each       # elements of it that a thread has; by units all together, and each but one a panel more
 
 
 cdef class PackedWeights:

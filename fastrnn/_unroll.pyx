@@ -273,7 +273,7 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
     cdef real* turns = work                      # where h lives if a tape and `out` have no place for it: two steps
     cdef real* z_rows = turns + B * (2 * P + j.extra)
     cdef real* x_rows = z_rows + max(j.chunk, B) * GH
-    cdef real* panel = work + (part + 1) * j.work_each - j.panel
+    cdef real* panel = work + j.work_each + (part - 1) * j.panel
     cdef real* z
     cdef View out
     cdef Step a
@@ -344,7 +344,8 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
         j.w_ih = w.job.w_ih
     rows = max(j.chunk, j.q.B)
     j.work_each = rows * (GH + j.I) + j.q.B * (2 * j.P + j.extra) + j.panel
-    cdef Memory workspace = Memory(j.work_each * j.shares.parts * size)
+    cdef Py_ssize_t more = j.panel if j.shares.by_units else j.work_each
+    cdef Memory workspace = Memory((j.work_each + (j.shares.parts - 1) * more) * size)
     j.work = workspace.at
     with nogil:
         run_shared(forward_task, j, j.shares.parts, j.shares.kind)
