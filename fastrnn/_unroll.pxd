@@ -50,7 +50,7 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     View x, out
     const void* h0             # (B, P) by rank
     void* h                    # (B + R, P) packed, for a tape: h0, then h of every step; or NULL
-    void* h_n                  # (B, P) by row: h0, then h after the row's last step; h0's memory if rank is row
+    void* h_n                  # (B, P) by row: h0, then h after the row's last step; perhaps in h0's memory
     void* c                    # (B, H) by rank, in/out
     void* tape                 # (R, tape_width), or NULL
     Py_ssize_t panel           # elements of room for one of W_ih
