@@ -113,7 +113,7 @@ static void outer(bench *b)
     ptrdiff_t n = b->n, K = b->K, N = b->N, line = 64 / (ptrdiff_t)sizeof(real), lines = (K + line - 1) / line;
     ptrdiff_t lda = lines < 64 ? K : (lines | 1) * line;
     real *a = operand(b, n * lda), *d = operand(b, n * N), *c = operand(b, K * N);
-    real *work = operand(b, n * 4 * b->k->lanes);
+    real *work = operand(b, frnn_outer_work(n, N, b->k->lanes, sizeof(real)));
     untouched(b, n * (lda - K));
     TIMED(b, 2.0 * n * K * N) b->k->outer(1, n, K, N, a, lda, d, N, c, N, work);
 }

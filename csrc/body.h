@@ -375,10 +375,11 @@ INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
             __builtin_prefetch(c + r * ldc + v * VL);
 }
 
-/* A panel of outer's result from `deep` rows. The vectors run along d, so that c comes out as the gradients are kept; a
- * is read as it stands, a column of it being a row of the tile (packing a, or c transposed, were both slower). */
-static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, int fetch, const real *a, ptrdiff_t lda,
-                        const real *w, real *c, ptrdiff_t ldc)
+/* M rows of a panel of outer's result. The vectors run along d, so that c comes out as the gradients are kept; a is read
+ * as it stands, a column of it being a row of the tile (packing a, or c transposed, were both slower).
+ * fetch, ask: whether c, whether a, is too long for a near cache. */
+static void outer_panel(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t cols, int fetch, int ask, const real *a,
+                        ptrdiff_t lda, const real *w, real *c, ptrdiff_t ldc)
 {
     real buf[BUF] ALIGNED;
     const ptrdiff_t V = (cols + VL - 1) / VL, row = V * VL;
@@ -390,9 +391,9 @@ static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, i
             fetch_rows(least(m, M - r - m), V, cr + m * ldc, ldc);
         if (cols == row) {
             /* What the tile below will want of a: the processor does not foresee it where k strides over memory. */
-            int ask = deep * lda > NEAR && V == 4 && m == FRNN_TILE_ROWS(4);
-            (ask ? asking_soon : tiles[V - 1][m - 1])(deep, a + r, 1, lda, w, FIELDS(from), cr, ldc, a + r + 2 * m - 1,
-                                                      lda);
+            int asks = ask && V == 4 && m == FRNN_TILE_ROWS(4);
+            (asks ? asking_soon : tiles[V - 1][m - 1])(K, a + r, 1, lda, w, FIELDS(from), cr, ldc, a + r + 2 * m - 1,
+                                                       lda);
             continue;
         }
         if (more) {
@@ -400,22 +401,40 @@ static void outer_panel(int more, ptrdiff_t deep, ptrdiff_t M, ptrdiff_t cols, i
                 take_columns(cols, cr + i * ldc, buf + i * row);
             from = start_at(V, buf, row, VL);
         }
-        tiles[V - 1][m - 1](deep, a + r, 1, lda, w, FIELDS(from), buf, row, NULL, 0);
+        tiles[V - 1][m - 1](K, a + r, 1, lda, w, FIELDS(from), buf, row, NULL, 0);
         for (ptrdiff_t i = 0; i < m; i++)
             give_columns(cols, buf + i * row, cr + i * ldc);
     }
 }
 
+/* M rows of outer's result by all the columns that are packed. */
+static void outer_rows(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, int fetch, int ask, const real *a,
+                       ptrdiff_t lda, const real *w, real *c, ptrdiff_t ldc)
+{
+    for (ptrdiff_t n = 0; n < N; n += PANEL) {
+        ptrdiff_t cols = least(PANEL, N - n), width = (cols + VL - 1) / VL * VL;
+        for (ptrdiff_t k = 0, deep; k < K; k += deep, w += deep * width) {
+            deep = (K - k) / 2 < FRNN_DEPTH ? K - k : FRNN_DEPTH;
+            outer_panel(more || k, deep, M, cols, fetch, ask, a + k * lda, lda, w, c + n, ldc);
+        }
+    }
+}
+
+/* As many columns of d are packed at a time as a near cache keeps, and beside them has a place for what a few rows of c
+ * take of a: that comes from a far cache once for all these columns, not for each panel. */
 static void outer(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t N, const real *a, ptrdiff_t lda, const real *d,
                   ptrdiff_t ldd, real *c, ptrdiff_t ldc, real *work)
 {
-    for (ptrdiff_t n = 0; n < N; n += PANEL) {
-        ptrdiff_t cols = least(PANEL, N - n);
-        for (ptrdiff_t k = 0, deep; k < K; k += deep) {
-            deep = (K - k) / 2 < FRNN_DEPTH ? K - k : FRNN_DEPTH;
-            pack_columns(deep, cols, 0, d + k * ldd + n, ldd, work, deep, 0);
-            outer_panel(more || k, deep, M, cols, M * N > NEAR, a + k * lda, lda, work, c + n, ldc);
-        }
+    const ptrdiff_t some = 48; /* whole cache lines of a, whole tiles */
+    const int fetch = M * N > NEAR, ask = K * lda > NEAR;
+    ptrdiff_t group = frnn_outer_work(K, N, VL, sizeof(real)) / K;
+    if (group < (N + VL - 1) / VL * VL)
+        group = group / PANEL * PANEL;
+    for (ptrdiff_t n = 0; n < N; n += group) {
+        ptrdiff_t cols = least(group, N - n);
+        pack_columns(K, cols, 0, d + n, ldd, work, K, 0);
+        for (ptrdiff_t r = 0; r < M; r += some)
+            outer_rows(more, K, least(some, M - r), cols, fetch, ask, a + r, lda, work, c + r * ldc + n, ldc);
     }
 }
 

@@ -35,6 +35,16 @@ enum {
     FRNN_GRU_TAPE = 4   /* r z n q */
 };
 
+/* Elements that outer, below, works with if it has at most K rows of N columns: a quarter of a near cache, but a panel at
+ * least, and no more than there are. */
+static inline ptrdiff_t frnn_outer_work(ptrdiff_t K, ptrdiff_t N, ptrdiff_t lanes, size_t itemsize)
+{
+    ptrdiff_t all = (N + lanes - 1) / lanes * lanes * K, panel = 4 * lanes * K;
+    ptrdiff_t some = (ptrdiff_t)(FRNN_NEAR_BYTES / 4 / itemsize);
+    some = some > panel ? some : panel;
+    return some < all ? some : all;
+}
+
 /* The primitives for one real type R, one instruction set.
  *
  * Packed weights come in two layouts, both made of panels and both padded with zeros to whole vectors:
@@ -69,7 +79,8 @@ enum {
  * gemv: the same for one row, where w is not worth packing.
  *   a (K,); w (N, K) as W_ih stands; z (N,), or null for zeros; c (N,) out, which may be z.
  * outer: c = a^T d, the weight gradients of K >= 1 rows, or, more = 1, c += a^T d.
- *   a (K, M); d (K, N); c (M, N) out, or in/out; work: K * 4*VL elements.
+ *   a (K, M); d (K, N); c (M, N) out, or in/out; work: frnn_outer_work(K, N, VL, sizeof(R))
+ *   elements.
  * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros. from, to: where each row of src, of dst
  *   begins, in elements; null for one row every ld.
  * add_rows: sums += the sum of the rows of d, in order.  d (K, N); sums (N,) in/out. */

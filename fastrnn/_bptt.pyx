@@ -13,6 +13,7 @@ from fastrnn._kernels cimport (
     array_of,
     barrier,
     copy,
+    frnn_outer_work,
     gemm,
     lanes,
     outer,
@@ -306,15 +307,20 @@ cdef class Backward:
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
         cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
-        cdef Py_ssize_t panel = 4 * lanes(self.itemsize)
+        cdef Py_ssize_t panel = 4 * lanes(self.itemsize), outer_work
+        cdef int i
         if j.q.R == 0:
             return
         j.shares = shares_of(backward_task, j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H,
                              self.itemsize)
         j.back = back
-        j.work_each = panel * max(j.rows, j.G * j.H) + j.q.B * j.H
+        j.work_each = panel * j.G * j.H  # for dx; then for the steps, and for the sums
         if not consecutive(&j.dx, &j.q, j.I, j.q.B):
             j.work_each += j.rows * j.I
+        j.work_each = max(j.work_each, j.q.B * j.H)
+        for i in range(j.n_products):
+            outer_work = frnn_outer_work(j.rows, j.products[i].N, lanes(self.itemsize), self.itemsize)
+            j.work_each = max(j.work_each, outer_work)
         j.work = <char*>self.block(j.work_each * j.shares.parts)
         with nogil:
             run_shared(backward_task, j, j.shares.parts, j.shares.kind)

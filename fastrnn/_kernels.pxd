@@ -13,6 +13,8 @@ cdef extern from "frnn.h" nogil:
         FRNN_GRU_TAPE
         FRNN_NEAR_BYTES
 
+    Py_ssize_t frnn_outer_work(Py_ssize_t K, Py_ssize_t N, Py_ssize_t lanes, size_t itemsize)
+
     ctypedef struct frnn_f32:
         Py_ssize_t lanes
         void (*pack_columns)(Py_ssize_t K, Py_ssize_t N, int transposed, const float* w, Py_ssize_t ldw, float* to,

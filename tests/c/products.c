@@ -125,7 +125,8 @@ static void outer_from(const set *s, int more, ptrdiff_t M, ptrdiff_t N, ptrdiff
     CHECKING("%s outer more=%d K=%td M=%td N=%td gap=%td", s->name, more, K, M, N, gap);
     taken = 0;
     matrix *a = given(K, M, M + gap), *d = given(K, N, N + 2 * gap);
-    matrix *c = more ? both(M, N, N + gap) : blank(M, N, N + gap), *work = blank(K * 4 * s->t->lanes, 1, 1);
+    matrix *c = more ? both(M, N, N + gap) : blank(M, N, N + gap);
+    matrix *work = blank(frnn_outer_work(K, N, s->t->lanes, sizeof(real)), 1, 1);
     s->t->outer(more, K, M, N, a->at, a->ld, d->at, d->ld, c->at, c->ld, work->at);
     intact();
     for (ptrdiff_t r = 0; r < M; r++)
@@ -207,7 +208,8 @@ int main(void)
     everywhere(check_gemm);
     everywhere(check_gemv);
     everywhere(check_outer);
-    check_outer(5, 20, 300, 3); /* deeper than is summed up at a time */
+    check_outer(5, 20, 300, 3);  /* deeper than is summed up at a time */
+    check_outer(101, 150, 3, 3); /* more rows than are done at a time; by a small near cache, more columns */
     everywhere(check_sums);
     everywhere(check_moves);
     report("products");
