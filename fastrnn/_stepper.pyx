@@ -275,29 +275,16 @@ cdef void run_lone(const Lone* l, Py_ssize_t itemsize) noexcept nogil:
     unflush(saved)
 
 
-def lone_step(call, x, state):
-    """What a layer with the weights of a call makes of x (1, 1, I): (out, state); None, with nothing done, for any
-    other x or state, and for a cell that takes the product of a product."""
-    cdef Cell cell = CELLS[call.variant]
-    cdef Py_ssize_t I = call.I, H = call.H, size = call.w_ih.itemsize
-    cdef const Array* a = plain(x, size, 0)
-    if a == NULL or a.nd != 3 or a.dimensions[0] != 1 or a.dimensions[1] != 1 or a.dimensions[2] != I:
-        return None
-    if cell == GRU_BEFORE or call.P != H:
-        return None
-    if cell == LSTM and state is not None and (type(state) is not tuple or len(state) != 2):
-        return None
-    h0, c0 = state if cell == LSTM and state is not None else (state, None)
-    h, c = state_of(h0, 1, H, call.dtype), state_of(c0, 1, H, call.dtype) if cell == LSTM else None
-    if h is None or cell == LSTM and c is None:
-        return None
-    out = np.empty((1, 1, H), call.dtype)
-    cdef Py_ssize_t rows = call.w_ih.shape[0]
+cdef object stepped(object call, Cell cell, const void* x, object out, object h, object c):
+    """Fills out (1, 1, H), new if None; h and c, which hold the states before, then hold those after."""
+    cdef Py_ssize_t I = call.I, H = call.H, size = call.w_ih.itemsize, rows = call.w_ih.shape[0]
+    if out is None:
+        out = np.empty((1, 1, H), call.w_ih.dtype)
     cdef Memory bias = summed(call.b_ih, call.b_hh, 0, 2 * H if cell == GRU_AFTER else rows, rows, size)
     cdef Memory b_hn = summed(None, call.b_hh, 2 * H, H, H, size) if cell == GRU_AFTER else None
     cdef Memory work = Memory(6 * H * size)
     cdef Lone l
-    l.cell, l.I, l.H, l.x, l.w_ih, l.w_hh = cell, I, H, a.data, address(call.w_ih), address(call.w_hh)
+    l.cell, l.I, l.H, l.x, l.w_ih, l.w_hh = cell, I, H, x, address(call.w_ih), address(call.w_hh)
     l.bias, l.b_hn, l.work = bias.at, b_hn.at if b_hn is not None else NULL, work.at
     l.h_prev, l.c, l.h = address(h), address(c), address(out)
     if rows * (I + H) > LONG:
@@ -306,4 +293,38 @@ def lone_step(call, x, state):
     else:
         run_lone(&l, size)
     memcpy(<void*>l.h_prev, l.h, H * size)
+    return out
+
+
+def lone_step(call, x, state):
+    """What a layer with the weights of a call makes of x (1, 1, I): (out, state); None, with nothing done, for any
+    other x or state, and for a cell that takes the product of a product."""
+    cdef Cell cell = CELLS[call.variant]
+    cdef Py_ssize_t I = call.I, H = call.H
+    cdef const Array* a = plain(x, call.w_ih.itemsize, 0)
+    if a == NULL or a.nd != 3 or a.dimensions[0] != 1 or a.dimensions[1] != 1 or a.dimensions[2] != I:
+        return None
+    if cell == GRU_BEFORE or call.w_hr is not None:
+        return None
+    if cell == LSTM and state is not None and (type(state) is not tuple or len(state) != 2):
+        return None
+    h0, c0 = state if cell == LSTM and state is not None else (state, None)
+    h, c = state_of(h0, 1, H, call.dtype), state_of(c0, 1, H, call.dtype) if cell == LSTM else None
+    if h is None or cell == LSTM and c is None:
+        return None
+    out = stepped(call, cell, a.data, None, h, c)
     return out, (h, c) if cell == LSTM else h
+
+
+def lone_call(call, out):
+    """What forward makes of a call of one step of one sequence: (out, h_n, c_n or None, None); None for a call that it
+    takes more for."""
+    cdef Cell cell = CELLS[call.variant]
+    if cell == GRU_BEFORE or call.w_hr is not None or call.clip is not None or call.peephole is not None:
+        return None
+    if call.ragged is not None:  # of length 0
+        return None
+    shape, dtype = (1, call.H), call.w_ih.dtype
+    h = np.zeros(shape, dtype) if call.h0 is None else call.h0.copy()
+    c = None if cell != LSTM else np.zeros(shape, dtype) if call.c0 is None else call.c0.copy()
+    return stepped(call, cell, address(call.x), out, h, c), h, c, None

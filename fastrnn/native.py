@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from . import _gru, _lstm, _rnn, _unroll
 from ._kernels import new_array
-from ._stepper import Stepper, lone_step
+from ._stepper import Stepper, lone_call, lone_step
 
 __all__ = ["Stepper", "backward", "forward", "new_array", "pack", "serve"]
 
@@ -15,7 +15,12 @@ _CELLS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
 def forward(call, training, out=None, packed=None):
     """Run a call: (out, h_n, c_n or None, what backward needs if training)."""
-    return _unroll.forward(call, training, out, _CELLS[call.cell].pack(call) if packed is None else packed)
+    if packed is None:
+        found = None if training or call.T != 1 or call.B != 1 else lone_call(call, out)
+        if found is not None:  # weights are not worth packing for a step
+            return found
+        packed = _CELLS[call.cell].pack(call)
+    return _unroll.forward(call, training, out, packed)
 
 
 def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):

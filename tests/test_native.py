@@ -256,9 +256,15 @@ def test_a_lone_step_has_the_bits_of_packed_weights(cell, variant, P, dtype, giv
         call = call_of(cell, make_case(cell, variant, T=1, B=1, I=I, H=H, P=P, dtype=dtype, bias=given, state=given))
         state = [None if part is None else part[None] for part in (call.h0, call.c0)]
         arguments = call.x, tuple(state) if cell == "lstm" else state[0], False
-        (out, lone), (expected, end) = (native.serve(call, packed, *arguments) for packed in (None, native.pack(call)))
+        packed = native.pack(call)
+        (out, lone), (expected, end) = (native.serve(call, by, *arguments) for by in (None, packed))
         for a, b in zip((out, *lone), (expected, *end), strict=True):
             assert a.dtype == b.dtype and np.array_equal(a, b)
+        own = forward(native, call, False)[0]
+        room = np.full((1, 1, 2 * call.P), np.nan, dtype)  # of two directions
+        same_bits(own, forward(native, call, False, packed=packed)[0])
+        same_bits(own, forward(native, call, False, out=room[..., : call.P])[0])
+        assert np.isnan(room[..., call.P :]).all()
 
 
 @each_dtype
