@@ -189,17 +189,17 @@ cdef tuple new_weights(object call, const BackJob* j, Py_ssize_t size, object dt
     )
 
 
-cdef bint is_laid_out(object array, const BackJob* j, Py_ssize_t width) noexcept:
-    """Whether it is an array (T, B, width), or, packed, (R, width), of the job's type."""
+cdef bint is_input(object x, const BackJob* j) noexcept:
+    """Whether it is an array (T, B, I), or, packed, (R, I), of the job's type."""
     cdef const Array* a
-    if type(array) is not ndarray:
+    if type(x) is not ndarray:
         return False
-    a = fields(array)
+    a = fields(x)
     if a.descr.type != (c"d" if j.wide else c"f"):
         return False
     if a.nd == 2:
-        return a.dimensions[0] == j.q.R and a.dimensions[1] == width
-    return a.nd == 3 and a.dimensions[0] == j.q.T and a.dimensions[1] == j.q.B and a.dimensions[2] == width
+        return a.dimensions[0] == j.q.R and a.dimensions[1] == j.I
+    return a.nd == 3 and a.dimensions[0] == j.q.T and a.dimensions[1] == j.q.B and a.dimensions[2] == j.I
 
 
 cdef bint intact(tuple saved, object x, const BackJob* j):
@@ -210,7 +210,7 @@ cdef bint intact(tuple saved, object x, const BackJob* j):
         return False
     if type(h) is not Memory or (<Memory>h).size < (j.q.B + j.q.R) * j.P * itemsize:
         return False
-    return is_laid_out(x, j, j.I)
+    return is_input(x, j)
 
 
 cdef class Backward:
