@@ -56,7 +56,8 @@ cdef struct BackJob:  # a backward pass
     const void* c0             # (B, H) by rank
     void* dh                   # (B, P) by rank: in grad_h_n, out the gradient of h0
     void* dc                   # (B, H) by rank
-    const void* w_ih           # as it was given: packed panel by panel, when its turn comes
+    const void* w_ih           # as it was given: packed a part of a panel at a time, when its turn comes
+    Py_ssize_t dx_deep         # rows of W_ih in each of them
     Py_ssize_t first           # row of W_ih that dz begins with
     const void* w_hh           # packed for dz W_hh, in parts
     Py_ssize_t deep            # rows of W_hh in each of them
@@ -95,6 +96,7 @@ cdef class Backward:
     cdef void* block(self, Py_ssize_t n) except NULL
     cdef Rows rows(self, Py_ssize_t width) except *
     cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, Rows rows, object w, Py_ssize_t row) except *
+    cdef Py_ssize_t few_rows(self, Py_ssize_t panel) noexcept
     cdef void recurrent(self, object w_hh, Py_ssize_t K) except *
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *

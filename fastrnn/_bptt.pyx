@@ -18,7 +18,8 @@ from fastrnn._kernels cimport (
     lanes,
     outer,
     pack_columns,
-    packed_parts,
+    pack_parts,
+    padded,
     real,
     run as run_shared,
 )
@@ -36,6 +37,7 @@ from fastrnn._rows cimport (
 )
 from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, shares_of, view_of
 
+from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 from numpy import ndarray
@@ -121,14 +123,22 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
 
 
 cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* panel) noexcept nogil:
-    """dx (M, I) = dz W_ih, packing W_ih as it goes, a panel at a time: whole it would be as large as its gradient."""
-    cdef Py_ssize_t K = j.G * j.H, last = K - j.first, width = 4 * lanes(sizeof(real)), n = 0, cols
+    """dx (M, I) = dz W_ih, packing W_ih as it goes, a part of a panel at a time: whole it would be as large as its
+    gradient."""
+    cdef Py_ssize_t K = j.G * j.H, width = 4 * lanes(sizeof(real)), n = 0, k, cols, deep, last
     cdef const real* w = <const real*>j.w_ih
+    cdef real* so_far
     while n < j.I:
-        cols = min(width, j.I - n)
-        pack_columns(last, cols, 0, w + j.first * j.I + n, j.I, panel, K, 0)
-        pack_columns(j.first, cols, 0, w + n, j.I, panel, K, last)
-        gemm(0, M, cols, K, dz, j.lddz, panel, <const real*>NULL, 0, dx + n, j.I)
+        cols, k, so_far = min(width, j.I - n), 0, NULL
+        while k < K:
+            deep = min(j.dx_deep, K - k)
+            last = min(max(K - j.first - k, 0), deep)  # of W_ih's rows from j.first on; then those before
+            pack_columns(last, cols, 0, w + (j.first + k) * j.I + n, j.I, panel, deep, 0)
+            if last < deep:
+                pack_columns(deep - last, cols, 0, w + (j.first + k + last - K) * j.I + n, j.I, panel, deep, last)
+            gemm(0, M, cols, deep, dz + k, j.lddz, panel, so_far, j.I, dx + n, j.I)
+            so_far = dx + n
+            k += deep
         n += width
 
 
@@ -290,19 +300,26 @@ cdef class Backward:
             memset(p.w, 0, M * p.N * self.itemsize)
         self.j.n_products += 1
 
+    cdef Py_ssize_t few_rows(self, Py_ssize_t panel) noexcept:
+        """How many rows of a panel so wide are an eighth of a near cache."""
+        return max(NEAR_BYTES // self.itemsize // 8 // panel, 1)
+
     cdef void recurrent(self, object w_hh, Py_ssize_t K) except *:
-        """Its first K rows, packed for the way back.
+        """Its first K rows, packed for the way back: where their gradient will be, if no step comes after that.
 
         In parts, their panels an eighth of a near cache, where dz of a step has a place in it, but not beside two
         panels of all K rows: the one at work and the one that is asked for."""
         cdef BackJob* j = &self.j
         cdef Py_ssize_t near = NEAR_BYTES // self.itemsize, dz = j.q.B * K, panel = 4 * lanes(self.itemsize)
+        cdef char* to
         j.deep = K
         if j.q.B >= SOME_ROWS and dz <= near and dz + 2 * K * panel > near:
-            j.deep = max(near // 8 // panel, 1)
-        w = packed_parts(w_hh, K, j.P, j.deep)
-        self.keep.append(w)
-        j.w_hh = (<Memory>w).at
+            j.deep = self.few_rows(panel)
+        to = <char*>address(self.grads.w_hh, True)
+        if j.chunks > 1 or K * j.P <= near or padded(j.P, self.itemsize) > j.P or <uintptr_t>to % 64 > 0:
+            to = <char*>self.block(K * padded(j.P, self.itemsize))
+        pack_parts(w_hh, K, j.P, j.deep, to)
+        j.w_hh = to
 
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
@@ -313,8 +330,8 @@ cdef class Backward:
             return
         j.shares = shares_of(backward_task, j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H,
                              self.itemsize)
-        j.back = back
-        j.work_each = panel * j.G * j.H  # for dx; then for the steps, and for the sums
+        j.back, j.dx_deep = back, min(j.G * j.H, self.few_rows(panel))
+        j.work_each = panel * j.dx_deep  # for dx; then for the steps, and for the sums
         if not consecutive(&j.dx, &j.q, j.I, j.q.B):
             j.work_each += j.rows * j.I
         j.work_each = max(j.work_each, j.q.B * j.H)

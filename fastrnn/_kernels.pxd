@@ -161,6 +161,7 @@ cdef unsigned long flush() noexcept nogil
 cdef void unflush(unsigned long saved) noexcept nogil
 
 cdef Py_ssize_t lanes(Py_ssize_t itemsize) noexcept nogil
+cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef const Array* plain(object array, Py_ssize_t itemsize, int flags) noexcept
 
 
@@ -180,7 +181,7 @@ cdef class Memory:
 
 cdef object array_of(Py_ssize_t bytes, tuple shape, object dtype)
 cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed)
-cdef Memory packed_parts(object w, Py_ssize_t K, Py_ssize_t N, Py_ssize_t deep)
+cdef void pack_parts(object w, Py_ssize_t K, Py_ssize_t N, Py_ssize_t deep, char* to)
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K)
 cdef Memory joined(object w_ih, object w_hh, Py_ssize_t G, Py_ssize_t H, int first)
 cdef Memory summed(object a, object b, Py_ssize_t first, Py_ssize_t both, Py_ssize_t n, Py_ssize_t itemsize)

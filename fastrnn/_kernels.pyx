@@ -301,15 +301,13 @@ cdef Memory packed_columns(object w, Py_ssize_t K, Py_ssize_t N, bint transposed
     return to
 
 
-cdef Memory packed_parts(object w, Py_ssize_t K, Py_ssize_t N, Py_ssize_t deep):
+cdef void pack_parts(object w, Py_ssize_t K, Py_ssize_t N, Py_ssize_t deep, char* to):
     """The first K rows of a matrix (., N), every `deep` of them in columns layout by themselves."""
     cdef Py_ssize_t size = w.itemsize, row = padded(N, size) * size, k = 0
-    cdef Memory to = Memory(K * row)
     while k < K:
         deep = min(deep, K - k)
-        pack_matrix(<char*>address(w) + k * N * size, size, 0, N, deep, False, 0, to.at + k * row, deep, 0)
+        pack_matrix(<char*>address(w) + k * N * size, size, 0, N, deep, False, 0, to + k * row, deep, 0)
         k += deep
-    return to
 
 
 cdef Memory packed_gates(object w, Py_ssize_t G, Py_ssize_t H, Py_ssize_t K):

@@ -257,15 +257,16 @@ def test_any_number_of_threads(cell, variant, P, dtype, reverse, ragged, threads
             same_bits(everything(native, cell, case), alone, f"B = {B} on {n} threads, {a_row} weights a row")
 
 
+@pytest.mark.parametrize("H", [77, 80])
 @on_each_set
 @each_lengths
 @each_direction
 @each_dtype
 @each_cell
-def test_any_depth_of_parts(cell, variant, P, dtype, reverse, ragged, threads, near_bytes):
-    """In which W_hh is packed for the way back."""
+def test_any_depth_of_parts(cell, variant, P, dtype, reverse, ragged, H, threads, near_bytes):
+    """In which W_hh and W_ih are packed for the way back; of whole vectors W_hh in the place of its gradient."""
     lengths = "ragged" if ragged else None
-    case = make_case(cell, variant, T=3, B=14, I=5, H=77, P=P, dtype=dtype, lengths=lengths, reverse=reverse)
+    case = make_case(cell, variant, T=3, B=14, I=5, H=H, P=P, dtype=dtype, lengths=lengths, reverse=reverse)
     threads(1)
     whole = everything(native, cell, case)
     for n, times in itertools.product((1, 3), (1, 2, 4)):
