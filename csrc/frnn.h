@@ -79,8 +79,7 @@ static inline ptrdiff_t frnn_outer_work(ptrdiff_t K, ptrdiff_t N, ptrdiff_t lane
  * gemv: the same for one row, where w is not worth packing.
  *   a (K,); w (N, K) as W_ih stands; z (N,), or null for zeros; c (N,) out, which may be z.
  * outer: c = a^T d, the weight gradients of K >= 1 rows, or, more = 1, c += a^T d.
- *   a (K, M); d (K, N); c (M, N) out, or in/out; work: frnn_outer_work(K, N, VL, sizeof(R))
- *   elements.
+ *   a (K, M); d (K, N); c (M, N) out, or in/out; work: frnn_outer_work(K, N, VL, sizeof(R)) elements.
  * add, copy: dst += src, dst = src, both (n, N); copy takes null for zeros. from, to: where each row of src, of dst
  *   begins, in elements; null for one row every ld.
  * add_rows: sums += the sum of the rows of d, in order.  d (K, N); sums (N,) in/out. */
