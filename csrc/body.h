@@ -375,8 +375,8 @@ INLINE void fetch_rows(ptrdiff_t m, ptrdiff_t V, const real *c, ptrdiff_t ldc)
             __builtin_prefetch(c + r * ldc + v * VL);
 }
 
-/* M rows of a panel of outer's result. The vectors run along d, so that c comes out as the gradients are kept; a is read
- * as it stands, a column of it being a row of the tile (packing a, or c transposed, were both slower).
+/* M rows of a panel of outer's result. The vectors run along d, so that c comes out as the gradients are kept; a is
+ * read as it stands, a column of it being a row of the tile (packing a, or c transposed, were both slower).
  * fetch, ask: whether c, whether a, is too long for a near cache. */
 static void outer_panel(int more, ptrdiff_t K, ptrdiff_t M, ptrdiff_t cols, int fetch, int ask, const real *a,
                         ptrdiff_t lda, const real *w, real *c, ptrdiff_t ldc)

@@ -3,7 +3,7 @@
  * frnn.h - the whole C interface of fastrnn: the primitives under the time loops, the instruction sets they are
  * built for, the threads they run on, and what is learned of how many to take.
  *
- * Letters. n rows of a step, I input size, H hidden size, P size of h (H, or the size of the projection), G gates (RNN 1,
+ * Letters. n rows of a step, I input size, H hidden size, P size of h (H, or that of a projection), G gates (RNN 1,
  *   GRU 3, LSTM 4), U units of a share, M by N a product's result and K its depth, VL lanes of a vector; z
  *   pre-activations, h hidden state, c cell state; dz, dh, dc the gradients of the loss with respect to them.
  * Gate order. LSTM i f g o, GRU r z n: PyTorch's, in every array but W_ih of the GRU packed together with W_hh (n r z)
@@ -35,8 +35,8 @@ enum {
     FRNN_GRU_TAPE = 4   /* r z n q */
 };
 
-/* Elements that outer, below, works with if it has at most K rows of N columns: a quarter of a near cache, but a panel at
- * least, and no more than there are. */
+/* Elements that outer, below, works with if it has at most K rows of N columns: a quarter of a near cache, but a panel
+ * at least, and no more than there are. */
 static inline ptrdiff_t frnn_outer_work(ptrdiff_t K, ptrdiff_t N, ptrdiff_t lanes, size_t itemsize)
 {
     ptrdiff_t all = (N + lanes - 1) / lanes * lanes * K, panel = 4 * lanes * K;

@@ -9,7 +9,7 @@
  *   put_part(p, v, n)  the reverse
  *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (a third less speed)
  *   FRNN_TILE_ROWS(V)  rows of a tile V vectors wide: as many as the registers hold
- *   FRNN_DEPTH         rows that outer sums up at a time: their part of a panel stays in L1 for all rows of a block of c
+ *   FRNN_DEPTH         rows that outer sums up at a time: their part of a panel stays in L1 for some rows of c
  *   FRNN_TOGETHER(V, K)  panels of a lone row, V vectors wide and K deep, that are best taken together: 1, 2 or, if V
  *                      is 3, 4
  */
