@@ -6,7 +6,7 @@ T time steps, B batch, I input size, H hidden size, P size of h, G gates; R rows
 a product's sums run over K rows and make M by N gradients.
 """
 
-from fastrnn._kernels cimport gemm, lanes, real
+from fastrnn._kernels cimport gemm, padded, real
 from fastrnn._rows cimport Sequence, View
 from fastrnn._unroll cimport Shares
 
@@ -57,10 +57,10 @@ cdef struct BackJob:  # a backward pass
     void* dh                   # (B, P) by rank: in grad_h_n, out the gradient of h0
     void* dc                   # (B, H) by rank
     const void* w_ih           # as it was given: packed a part of a panel at a time, when its turn comes
-    Py_ssize_t dx_deep         # rows of W_ih in each of them
+    Py_ssize_t dx_deep         # rows of W_ih in such a part
     Py_ssize_t first           # row of W_ih that dz begins with
-    const void* w_hh           # packed for dz W_hh, in parts
-    Py_ssize_t deep            # rows of W_hh in each of them
+    const void* w_hh           # packed for dz W_hh, in parts, perhaps where its gradient will be
+    Py_ssize_t deep            # rows of W_hh in such a part
     const void* w_hn
     const void* w_hr
     Rows x_rows                # x (K, I)
@@ -77,7 +77,7 @@ cdef struct BackJob:  # a backward pass
 cdef inline void through_w_hh(const BackJob* j, const BackStep* a, Py_ssize_t N, Py_ssize_t K, const real* dz,
                               const real* z, real* dh) noexcept nogil:
     """dh (n, N), of the units from u0 on, = z + dz W_hh, part by part, with the sums of a whole. z: NULL, or dh."""
-    cdef Py_ssize_t width = lanes(sizeof(real)), row = (j.P + width - 1) // width * width, k = 0, deep
+    cdef Py_ssize_t row = padded(j.P, sizeof(real)), k = 0, deep
     cdef const real* w = <const real*>j.w_hh
     while k < K:
         deep = min(j.deep, K - k)
