@@ -7,8 +7,9 @@ Direction d of layer l is number k = l*D + d.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch.utils._device import DeviceContext
 from torch.utils.dlpack import to_dlpack
 
 from . import _check, _torch_plain, config
-from ._records import Call, Grads, Ragged, Tape
+from ._records import Ragged, Tape
+from ._stack import Stack, joined
 
 tracing = torch._C._get_tracing_state  # looked up once: these are asked in every call
 autocast = torch._C._is_any_autocast_enabled
@@ -114,12 +116,9 @@ class Spec:
         where = [self.parts.index(part) if part in self.parts else None for part in PARTS]
         return [tuple(None if i is None else weights[first + i] for i in where) for first in range(0, len(weights), n)]
 
-    def call(self, x: np.ndarray, weights: tuple, h0: Any, c0: Any, ragged: Ragged | None, reverse: bool) -> Call:
-        """One layer in one direction; x is packed where ``ragged`` is."""
-        T, B = x.shape[:2] if ragged is None else (len(ragged.alive), len(ragged.order))
-        w_ih, w_hh, b_ih, b_hh, w_hr = weights
-        I, H, P = x.shape[-1], self.H, self.P
-        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
+    def stack(self, weights: Sequence[np.ndarray]) -> Stack:
+        """With weights that are arrays."""
+        return Stack(self.cell, self.variant, self.H, self.P, self.D, self.by_k(weights))
 
 
 class Weights:
@@ -129,9 +128,8 @@ class Weights:
         self.spec, self.options, self.dtype = spec, options, tensors[0].dtype  # options: what the spec follows from
         self.tensors = [tensor.detach() for tensor in tensors]  # of the same memory, whatever becomes of a parameter
         self.at, self.shapes = self.places(), [tensor.shape for tensor in tensors]
-        self.by_k = spec.by_k([lend(tensor) for tensor in self.tensors])
-        w_ih = self.by_k[0][0]
-        self.call = spec.call(np.empty((0, 0, w_ih.shape[1]), w_ih.dtype), self.by_k[0], None, None, None, False)
+        self.stack = spec.stack([lend(tensor) for tensor in self.tensors])
+        self.calls = self.stack.blank()
 
     def places(self) -> list[int]:
         """Where they are."""
@@ -249,25 +247,19 @@ class Pass:
         if taped:  # of the memory that the tape reads, whatever becomes of the caller's tensors
             self.given: list[Any] = [None if part is None else part.detach() for part in (x, h0, c0)]
             self.at = x.data_ptr()
-        spec, layout, backend, by_k = self.spec, self.layout, config.backend(), self.weights.by_k
-        ragged = layout.ragged
-        array = _check.rows(layout.inward(lend(x)))
-        h_0, c_0 = self._states(h0), self._states(c0)
-        last, ends = len(by_k) // spec.D - 1, []
-        for l in range(last + 1):
-            out = self._room(array, l == last, backend)
-            for k, half in self._halves(l, out):
-                h, c = None if h_0 is None else h_0[k], None if c_0 is None else c_0[k]
-                call = spec.call(array, by_k[k], h, c, ragged, k % spec.D == 1)
-                _, h, c, saved = backend.forward(call, taped, half)
-                ends.append((h, c))
-                if taped:
-                    self.tapes.append(Tape(call, saved, backend))
-            array = out
-            if l < last and self.dropout:
-                array = np.multiply(out, self._noise(l, out), out=backend.new_array(out.shape, out.dtype))
+        layout, backend = self.layout, config.backend()
+        out, ends = self.weights.stack.forward(
+            backend,
+            _check.rows(layout.inward(lend(x))),
+            self._states(h0),
+            self._states(c0),
+            layout.ragged,
+            layout.batch_first,
+            tapes=self.tapes if taped else None,
+            drop=partial(self._dropped, backend) if self.dropout else None,
+        )
+        h, c = joined(ends, layout.batched)
         out = layout.outward(out)
-        h, c = self._joined(ends)
         return [out, h] if c is None else [out, h, c]
 
     def ready(self, saved: Sequence[Any]) -> tuple[Pass, Weights | None]:
@@ -290,21 +282,17 @@ class Pass:
         """Gradients of x, h0, c0 and the weights in PyTorch's order; None stands for zeros that come in."""
         layout, tapes = self.layout, self.tapes
         grad: Any = None if grad_out is None else _check.rows(layout.inward(lend(grad_out)))
-        dh, dc = self._states(grad_h), self._states(grad_c)
-        found: list[Grads] = [None] * len(tapes)  # type: ignore[list-item]
-        for l in reversed(range(len(tapes) // self.spec.D)):
-            for k, half in self._halves(l, grad):
-                tape = tapes[k]
-                if weights is not self.weights:
-                    tape = replace(tape, call=replace(tape.call, **dict(zip(NAMES, weights.by_k[k], strict=True))))
-                dh_k, dc_k = None if dh is None else dh[k], None if dc is None else dc[k]
-                found[k] = tape.backend.backward(tape, half, dh_k, dc_k)
-            grad = found[k].x if self.spec.D == 1 else np.add(found[k - 1].x, found[k].x, out=found[k].x)
-            if l and self.noise:
-                grad *= self._spread(l, grad)
-        h, c = self._joined([(grads.h0, grads.c0) for grads in found])
+        if weights is not self.weights:
+            calls = [
+                replace(tape.call, **dict(zip(NAMES, parts, strict=True)))
+                for tape, parts in zip(tapes, weights.stack.weights, strict=True)
+            ]
+            tapes = [replace(tape, call=call) for tape, call in zip(tapes, calls, strict=True)]
+        drop = self._drop_back if self.noise else None
+        dx, found = weights.stack.backward(tapes, grad, self._states(grad_h), self._states(grad_c), drop=drop)
+        h, c = joined([(grads.h0, grads.c0) for grads in found], layout.batched)
         parts = [getattr(grads, name) for grads in found for name in NAMES]
-        return [layout.outward(grad), h, c, *(part for part in parts if part is not None)]
+        return [layout.outward(dx), h, c, *(part for part in parts if part is not None)]
 
     def _states(self, states: Tensor | None) -> np.ndarray | None:
         """(L*D, B, ·)."""
@@ -313,40 +301,23 @@ class Pass:
         array = lend(states)
         return array if self.layout.batched else array[:, None]
 
-    def _joined(self, ends: Sequence[tuple]) -> Iterator[Any]:
-        """The states (h, c) of all k as one h and one c, laid out as the caller's."""
-        for parts in zip(*ends, strict=True):
-            array = None if parts[0] is None else parts[0][None] if len(parts) == 1 else np.stack(parts)
-            yield array if array is None or self.layout.batched else array[:, 0]
-
-    def _room(self, x: np.ndarray, last: bool, backend: Any) -> np.ndarray:
-        """A new array for the outputs, rows like x; what the caller will see of it is C-contiguous."""
-        *rows, width = *x.shape[:-1], self.spec.D * self.spec.P
-        if last and self.layout.batch_first:
-            return backend.new_array((rows[1], rows[0], width), x.dtype).swapaxes(0, 1)
-        return backend.new_array((*rows, width), x.dtype)
-
-    def _halves(self, l: int, array: np.ndarray | None) -> list[tuple[int, Any]]:
-        """Layer l's directions k, each with its columns of an array (..., D*P) or with None."""
-        if self.spec.D == 1:
-            return [(l, array)]
-        P = self.spec.P
-        return [(2 * l + d, None if array is None else array[..., d * P : (d + 1) * P]) for d in (0, 1)]
-
-    def _noise(self, l: int, out: np.ndarray) -> np.ndarray:
-        """What dropout multiplies layer l's outputs by: drawn once, as torch.nn draws it, from the same generator."""
+    def _dropped(self, backend: Any, l: int, out: np.ndarray) -> np.ndarray:
+        """The outputs of layer l after dropout, whose noise is drawn once, as torch.nn draws it."""
         p, width = self.dropout, out.shape[-1]
         if len(self.noise) == l:
             noise = torch.zeros(out.size // width, width, dtype=self.weights.dtype, device="cpu")
             self.noise.append(noise if p == 1 else noise.bernoulli_(1 - p).div_(1 - p))
-        return self._spread(l + 1, out)
+        return np.multiply(out, self._spread(l, out), out=backend.new_array(out.shape, out.dtype))
+
+    def _drop_back(self, l: int, grad: np.ndarray) -> None:
+        grad *= self._spread(l, grad)
 
     def _spread(self, l: int, like: np.ndarray) -> np.ndarray:
-        """The noise before layer l, like its inputs."""
-        return self.noise[l - 1].numpy().reshape(like.shape)
+        """The noise after layer l, like its outputs."""
+        return self.noise[l].numpy().reshape(like.shape)
 
     def _drop(self, l: int, rows: Tensor) -> Tensor:
-        """The outputs of layer l after dropout."""
+        """The same of tensors, in rows."""
         return rows * self.noise[l] if self.noise else rows
 
     def replay(self, saved: Sequence[Tensor | None], needed: Sequence[bool], grads: Sequence[Tensor | None]) -> list:

@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command(demo, "Five short chapters from one unit to real speech: some ten seconds, report and plots.", CHAPTERS)
+    sub = command(demo, "Five short chapters from one unit to real speech: ten seconds, report and plots.", CHAPTERS)
     sub.add_argument(
         "--out", type=Path, default=Path("fastrnn-demo"), metavar="DIR", help="folder (default: ./fastrnn-demo)"
     )

@@ -11,24 +11,19 @@ import inspect
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 
 from . import _check, config
-from ._records import Call, Grads, LayerGrads, LayerTape, Ragged, Tape
+from ._records import LayerGrads, LayerTape, Ragged
+from ._stack import Stack, joined
 from .frozen import Frozen
 from .parameters import FIXED, INITS, Shapes, Views, cells, layout, places
 from .streams import Stream
 
-NOTHING = np.empty(0)
-BOUND = {"_own", "_places", "_cells", "_params", "_weights", "_calls"}  # what follows from the sizes and the flat array
-
-
-def stacked(parts: tuple[np.ndarray, ...], batched: bool) -> np.ndarray:
-    """The states of all k in one array, (L*D, B, ·) or (L*D, ·)."""
-    array = parts[0][None] if len(parts) == 1 else np.stack(parts)
-    return array if batched else array[:, 0]
+BOUND = {"_own", "_places", "_cells", "_params", "_stack", "_calls"}  # what follows from the sizes and the flat array
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
@@ -117,9 +112,10 @@ class Layer:
         self._places = places(self._layout(self.num_layers))
         self._cells = cells(self.num_layers, self.bidirectional)
         self._params = Views(flat, self._places)
-        self._weights = Views(flat, self._places).of(self._cells)  # arrays that no caller can give other shapes
-        nothing = [np.empty((0, 0, w_ih.shape[1]), flat.dtype) for w_ih, *_ in self._weights]
-        self._calls = [self._call_of(k, x) for k, x in enumerate(nothing)]
+        weights = Views(flat, self._places).of(self._cells)  # arrays that no caller can give other shapes
+        H, P, D = self.hidden_size, self.output_size, self.num_directions
+        self._stack = Stack(self.cell, self.variant, H, P, D, weights)
+        self._calls = self._stack.blank()
 
     @property
     def flat_params(self) -> np.ndarray:
@@ -243,60 +239,30 @@ class Layer:
             served = backend.serve(self._calls[0], packed and packed[0], x, state, self.batch_first)
             if served is not None:
                 return served
-        x, batched, initial, ragged = self._checked(x, state, lengths)
-        last, ends = self.num_layers - 1, []
-        for l in range(self.num_layers):
-            out = self._room(x, l == last, backend)
-            for k, half in self._halves(l, out):
-                call = self._call_of(k, x, initial, ragged)
-                _, h, c, saved = backend.forward(call, tape is not None, half, packed and packed[k])
-                ends.append((h, c))
-                if tape is not None:
-                    tape.cells.append(Tape.of(call, saved, backend))
-            x = out if tape is None or l == last else self._drop(out, tape, backend)
-        return self._shown(out, batched), self._joined(ends, batched)
+        x, batched, (h0, c0), ragged = self._checked(x, state, lengths)
+        tapes = drop = None
+        if tape is not None:
+            tapes, drop = tape.cells, partial(self._drop, tape, backend) if self.dropout else None
+        out, ends = self._stack.forward(
+            backend, x, h0, c0, ragged, self.batch_first, tapes=tapes, drop=drop, packed=packed
+        )
+        return self._shown(out, batched), self._as_given(joined(ends, batched))
 
     def _checked(self, x: Any, state: Any, lengths: Any) -> tuple[np.ndarray, bool, tuple, Ragged | None]:
         """The arguments, x time-major, and whether the caller's x has a batch axis."""
         x, batched = _check.sequence("x", x, self.dtype, self.input_size, self.batch_first)
         T, B, _ = x.shape
-        _check.sizes(T, B, max(len(self._weights[0][0]), self.input_size, 2 * self.output_size), x.itemsize)
+        _check.sizes(T, B, max(len(self._stack.weights[0][0]), self.input_size, 2 * self.output_size), x.itemsize)
         return x, batched, self._state("state", state, B, batched), _check.lengths(lengths, T, B)
 
     def _state(
         self, name: str, value: Any, B: int, batched: bool | None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        shape = (len(self._weights), B, self.output_size)
+        shape = (len(self._calls), B, self.output_size)
         return _check.layer_state(name, value, self.cell, self.dtype, shape, self.hidden_size, batched)
 
-    def _call_of(self, k: int, x: np.ndarray, initial: tuple = (None, None), ragged: Ragged | None = None) -> Call:
-        T, B, I = x.shape
-        H, P = self.hidden_size, self.output_size
-        h, c = initial
-        h0, c0 = None if h is None else h[k], None if c is None else c[k]
-        w_ih, w_hh, b_ih, b_hh, w_hr = self._weights[k]
-        reverse = self.bidirectional and k % 2 == 1
-        return Call(self.cell, self.variant, T, B, I, H, P, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, ragged, reverse)
-
-    def _room(self, x: np.ndarray, last: bool, backend: Any) -> np.ndarray:
-        """A new array (T, B, D*P); what the caller will see of it is C-contiguous."""
-        T, B, _ = x.shape
-        width = self.num_directions * self.output_size
-        if last and self.batch_first:
-            return backend.new_array((B, T, width), self.dtype).swapaxes(0, 1)
-        return backend.new_array((T, B, width), self.dtype)
-
-    def _halves(self, l: int, array: Any) -> list[tuple[int, Any]]:
-        """Layer l's directions k, each with its columns of an array (T, B, D*P) or with None."""
-        if not self.bidirectional:
-            return [(l, array)]
-        P = self.output_size
-        return [(2 * l + d, None if array is None else array[:, :, d * P : (d + 1) * P]) for d in (0, 1)]
-
-    def _drop(self, out: np.ndarray, tape: LayerTape, backend: Any) -> np.ndarray:
-        """Dropout between two layers: a new array."""
-        if not self.dropout:
-            return out
+    def _drop(self, tape: LayerTape, backend: Any, l: int, out: np.ndarray) -> np.ndarray:
+        """Dropout after layer l: a new array."""
         keep = self.rng.random(out.shape, np.float32) >= self.dropout
         tape.kept.append(keep)
         with np.errstate(all="ignore"):  # as silent as the kernels
@@ -310,10 +276,9 @@ class Layer:
             return array[:, 0]
         return array.swapaxes(0, 1) if self.batch_first else array
 
-    def _joined(self, ends: list[tuple], batched: bool) -> Any:
-        """The states (h, c) of all k as one h or (h, c)."""
-        h, c = zip(*ends, strict=True)
-        return (stacked(h, batched), stacked(c, batched)) if self.cell == "lstm" else stacked(h, batched)
+    def _as_given(self, states: tuple) -> Any:
+        """The states h and c as a caller has them: h, or for an LSTM (h, c)."""
+        return states if self.cell == "lstm" else states[0]
 
     # -- backward --
 
@@ -342,23 +307,10 @@ class Layer:
         grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
         dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B, batched)
         params = Views(flat := tape.cells[0].backend.new_array(self._own.shape, self.dtype), self._places)
-        weights = params.of(self._cells)
-        ends: list[tuple] = [()] * len(weights)
-        for l in reversed(range(self.num_layers)):
-            dx = []
-            for k, half in self._halves(l, grad_out):
-                cell, (w_ih, w_hh, b_ih, b_hh, w_hr) = tape.cells[k], weights[k]
-                into = Grads(NOTHING, w_ih, w_hh, b_ih, b_hh, NOTHING, None, w_hr)
-                dh_k, dc_k = (None if part is None else part[k] for part in (dh, dc))
-                grads = cell.backend.backward(cell, half, dh_k, dc_k, into)
-                ends[k] = grads.h0, grads.c0
-                dx.append(grads.x)
-            with np.errstate(all="ignore"):
-                grad_out = dx[0] if len(dx) == 1 else np.add(dx[0], dx[1], out=dx[0])
-                if l and tape.kept:
-                    grad_out *= tape.kept[l - 1]
-                    grad_out *= tape.scale
-        return LayerGrads(self._shown(grad_out, batched), flat, params, self._joined(ends, batched))
+        drop = partial(_drop_back, tape) if tape.kept else None
+        dx, found = self._stack.backward(tape.cells, grad_out, dh, dc, drop=drop, into=params.of(self._cells))
+        ends = joined([(grads.h0, grads.c0) for grads in found], batched)
+        return LayerGrads(self._shown(dx, batched), flat, params, self._as_given(ends))
 
     # -- serving and keeping --
 
@@ -407,6 +359,11 @@ class Layer:
             if name not in ("input_size", "hidden_size") and value != defaults[name].default:
                 shown.append(f"{name}={value}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _drop_back(tape: LayerTape, l: int, grad: np.ndarray) -> None:
+    grad *= tape.kept[l]
+    grad *= tape.scale
 
 
 class RNN(Layer):

@@ -123,7 +123,7 @@ class Stream:
         """
         h, c = self._checked(state)
         layer = self._layer
-        stepper = config.backend().Stepper(layer.cell, layer.variant, layer._weights, self.batch_size)
+        stepper = config.backend().Stepper(layer.cell, layer.variant, layer._stack.weights, self.batch_size)
         stepper.assign(h, c)
         self._stepper = stepper
 

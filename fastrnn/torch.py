@@ -105,7 +105,7 @@ class Recurrent(nn.RNNBase):
         if tensors is None or weights is None:
             return None
         recording = torch.is_grad_enabled()
-        if not recording and len(weights.by_k) == 1:
+        if not recording and len(weights.calls) == 1:
             served = self._served(weights, input, hx)
             if served is not None:
                 return served
@@ -139,7 +139,7 @@ class Recurrent(nn.RNNBase):
                 return None
             arrays.append(lend(part))
         state: Any = None if hx is None else tuple(arrays[1:]) if lstm else arrays[1]
-        served = config.backend().serve(weights.call, None, arrays[0], state, self.batch_first)
+        served = config.backend().serve(weights.calls[0], None, arrays[0], state, self.batch_first)
         if served is None:
             return None
         out, state = served

@@ -335,7 +335,7 @@ def test_gradients_of_nan_pass_relu():
 
 
 def test_a_stepper_is_as_silent():
-    stepper = reference.Stepper("lstm", "", LSTM(1, 1, dtype=np.float64, seed=0)._weights, 1)
+    stepper = reference.Stepper("lstm", "", LSTM(1, 1, dtype=np.float64, seed=0)._stack.weights, 1)
     with np.errstate(all="raise"):
         for x in (1e300, -1e300):
             stepper(np.full((1, 1), x), np.empty((1, 1)))

@@ -129,7 +129,7 @@ def test_the_short_way_takes_plain_arrays_and_no_others():
     layer = make("lstm")
     expected, _ = layer(np.linspace(-1, 1, I, dtype=np.float32)[None])
     for x, plain in arrays_of_every_kind():
-        stepper = native.Stepper(layer.cell, layer.variant, layer._weights, 1)
+        stepper = native.Stepper(layer.cell, layer.variant, layer._stack.weights, 1)
         assert (stepper.feed(x) is not None) == plain
         np.testing.assert_allclose(layer.stream()(x), expected[0], rtol=1e-5)
     assert stepper.feed(x.astype(np.float64)) is None

@@ -495,7 +495,7 @@ def test_old_weights_are_not_kept():
         _, ours = modules("gru")
         with torch.no_grad():
             ours(torch.randn(T, B, I))
-            kept = weakref.ref(ours._lent.by_k[0][0])
+            kept = weakref.ref(ours._lent.stack.weights[0][0])
             move(ours)
             with contextlib.suppress(RuntimeError, ValueError):
                 ours(torch.randn(T, B, I, dtype=torch.float16))
