@@ -117,9 +117,22 @@ class Tape:
 
 @dataclass(slots=True)
 class Grads:
-    """Gradients of one layer in one direction, each shaped like its argument; None for an argument not given.
+    """Gradients of one layer in one direction: new arrays of the dtype of x, each shaped like its argument.
 
-    The initial states are the exception: their gradients are always there.
+    T time steps, B batch, I input size, H hidden size, P size of h, G gates (RNN 1, LSTM 4, GRU 3).
+
+    Attributes
+    ----------
+    x : ndarray, shape (T, B, I)
+        0 past a length.
+    w_ih : ndarray, shape (G*H, I)
+    w_hh : ndarray, shape (G*H, P)
+    b_ih, b_hh : ndarray, shape (G*H,), or None
+        None for a bias that was not given.
+    h0 : ndarray, shape (B, P)
+        Always there, as is c0 for an LSTM.
+    c0 : ndarray, shape (B, H), or None
+    w_hr : ndarray, shape (P, H), or None
     """
 
     x: np.ndarray
@@ -137,7 +150,7 @@ class LayerTape:
     """What ``forward`` keeps for ``backward``, which only reads it and may run any number of times.
 
     It refers to ``x`` and the layer's parameters without copying them: leave those arrays unchanged until ``backward``
-    has run.
+    has run. What it holds is no part of the API.
     """
 
     layer: Layer
@@ -149,9 +162,16 @@ class LayerTape:
 
 @dataclass(slots=True)
 class LayerGrads:
-    """Gradients of a layer: ``flat`` and ``params`` as the layer's, ``x`` and ``state`` as the arguments were shaped.
+    """Gradients of a layer: new arrays of its dtype.
 
-    All arrays are new; ``params`` are views into ``flat``. ``state`` is h, for an LSTM (h, c).
+    Attributes
+    ----------
+    x : ndarray, shape of the layer's x
+    flat : ndarray, shape (n,)
+        Those of ``layer.flat_params``, number by number.
+    params : mapping of str to ndarray
+        Views into ``flat``, under the names and in the shapes of ``layer.params``.
+    state : ndarray, shape of the initial state, for an LSTM a pair (h, c)
     """
 
     x: np.ndarray

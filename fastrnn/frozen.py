@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Frozen: a layer for serving, its weights copied and packed once."""
+"""Frozen: a layer for serving, its weights copied and packed once. Letters as in `layers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Frozen:
 
     Attributes
     ----------
-    params : mapping of str to ndarray
+    params : mapping of str to ndarray of the layer's dtype
         The weights, not writeable.
     """
 

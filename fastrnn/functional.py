@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _check, config
-from .reference import bptt, infer, train
+from . import _check, _run, config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,9 +55,9 @@ def rnn(
 
     Returns
     -------
-    out : ndarray, shape (T, B, H)
+    out : ndarray, shape (T, B, H), dtype of x
         The states of every time, new; 0 past a length.
-    h_n : ndarray, shape (B, H)
+    h_n : ndarray, shape (B, H), dtype of x
         The states after the last step run, new; those of h0 where a length is 0.
 
     Raises
@@ -72,7 +71,7 @@ def rnn(
     ----------
     J. L. Elman, "Finding structure in time", Cognitive Science 14, 1990.
     """
-    return infer(config.backend(), _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
+    return _run.infer(config.backend(), _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
 
 
 def lstm(
@@ -113,9 +112,9 @@ def lstm(
 
     Returns
     -------
-    out : ndarray, shape (T, B, P)
+    out : ndarray, shape (T, B, P), dtype of x
         The states h of every time, new; 0 past a length.
-    (h_n, c_n) : pair of ndarray, shapes (B, P) and (B, H)
+    (h_n, c_n) : pair of ndarray, shapes (B, P) and (B, H), dtype of x
         The states after the last step run, new; those of state0 where a length is 0.
 
     Raises
@@ -132,7 +131,7 @@ def lstm(
     H. Sak, A. Senior and F. Beaufays, "Long short-term memory recurrent neural network architectures for large scale
     acoustic modeling", Interspeech 2014 (the projection).
     """
-    return infer(config.backend(), _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
+    return _run.infer(config.backend(), _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
 
 
 def gru(
@@ -174,9 +173,9 @@ def gru(
 
     Returns
     -------
-    out : ndarray, shape (T, B, H)
+    out : ndarray, shape (T, B, H), dtype of x
         The states of every time, new; 0 past a length.
-    h_n : ndarray, shape (B, H)
+    h_n : ndarray, shape (B, H), dtype of x
         The states after the last step run, new; those of h0 where a length is 0.
 
     Raises
@@ -191,7 +190,7 @@ def gru(
     K. Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation",
     EMNLP 2014 (reset before). NVIDIA, cuDNN API reference, CUDNN_GRU (reset after).
     """
-    return infer(config.backend(), _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
+    return _run.infer(config.backend(), _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
 
 
 # -- training: forward -----------------------------------------------------------------------------------------------
@@ -217,9 +216,9 @@ def rnn_forward(
 
     Returns
     -------
-    out : ndarray, shape (T, B, H)
+    out : ndarray, shape (T, B, H), dtype of x
         As from `rnn`, new.
-    h_n : ndarray, shape (B, H)
+    h_n : ndarray, shape (B, H), dtype of x
         As from `rnn`, new.
     tape : Tape
         For `rnn_backward`. It refers to x and the weights: leave those unchanged until backward has run.
@@ -229,7 +228,7 @@ def rnn_forward(
     TypeError, ValueError
         As `rnn`.
     """
-    return train(config.backend(), _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
+    return _run.forward(config.backend(), _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
 
 
 def lstm_forward(
@@ -252,9 +251,9 @@ def lstm_forward(
 
     Returns
     -------
-    out : ndarray, shape (T, B, P)
+    out : ndarray, shape (T, B, P), dtype of x
         As from `lstm`, new.
-    (h_n, c_n) : pair of ndarray, shapes (B, P) and (B, H)
+    (h_n, c_n) : pair of ndarray, shapes (B, P) and (B, H), dtype of x
         As from `lstm`, new.
     tape : Tape
         For `lstm_backward`. It refers to x and the weights: leave those unchanged until backward has run.
@@ -264,7 +263,7 @@ def lstm_forward(
     TypeError, ValueError
         As `lstm`.
     """
-    return train(config.backend(), _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
+    return _run.forward(config.backend(), _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
 
 
 def gru_forward(
@@ -287,9 +286,9 @@ def gru_forward(
 
     Returns
     -------
-    out : ndarray, shape (T, B, H)
+    out : ndarray, shape (T, B, H), dtype of x
         As from `gru`, new.
-    h_n : ndarray, shape (B, H)
+    h_n : ndarray, shape (B, H), dtype of x
         As from `gru`, new.
     tape : Tape
         For `gru_backward`. It refers to x and the weights: leave those unchanged until backward has run.
@@ -299,7 +298,7 @@ def gru_forward(
     TypeError, ValueError
         As `gru`.
     """
-    return train(config.backend(), _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
+    return _run.forward(config.backend(), _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
 
 
 # -- training: backpropagation through time --------------------------------------------------------------------------
@@ -334,7 +333,7 @@ def rnn_backward(tape: Tape, grad_out: ArrayLike | None = None, grad_h_n: ArrayL
     ----------
     P. J. Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE 78, 1990.
     """
-    return bptt("rnn", tape, grad_out, grad_h_n)
+    return _run.backward("rnn", tape, grad_out, grad_h_n)
 
 
 def lstm_backward(
@@ -373,7 +372,7 @@ def lstm_backward(
     ----------
     P. J. Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE 78, 1990.
     """
-    return bptt("lstm", tape, grad_out, grad_h_n, grad_c_n)
+    return _run.backward("lstm", tape, grad_out, grad_h_n, grad_c_n)
 
 
 def gru_backward(tape: Tape, grad_out: ArrayLike | None = None, grad_h_n: ArrayLike | None = None) -> Grads:
@@ -405,4 +404,4 @@ def gru_backward(tape: Tape, grad_out: ArrayLike | None = None, grad_h_n: ArrayL
     ----------
     P. J. Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE 78, 1990.
     """
-    return bptt("gru", tape, grad_out, grad_h_n)
+    return _run.backward("gru", tape, grad_out, grad_h_n)

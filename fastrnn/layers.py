@@ -59,9 +59,9 @@ class Layer:
 
     Attributes
     ----------
-    flat_params : ndarray, shape (n,)
+    flat_params : ndarray, shape (n,), of the layer's dtype
         All parameters in one contiguous array, for an optimizer to update in place. Assigning writes into it.
-    params : mapping of str to ndarray
+    params : mapping of str to ndarray of the layer's dtype
         PyTorch's names, in PyTorch's order, of views into ``flat_params``. Assigning to a name writes into them.
     rng : numpy.random.Generator
         Draws the initial parameters, then the dropout masks. Assigning takes what ``seed`` does.
@@ -183,18 +183,18 @@ class Layer:
 
         Parameters
         ----------
-        x : ndarray, shape (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched
+        x : ndarray of the layer's dtype, shape (T, B, I), (B, T, I) with batch_first, or (T, I) unbatched
         state : ndarray, shape (L*D, B, P), or for an LSTM (h, c) with c of shape (L*D, B, H); None for zeros
-            The initial state. Unbatched: without the axis B.
+            The initial state, of the layer's dtype. Unbatched: without the axis B.
         lengths : array of int, shape (B,), unbatched (1,), or None
             In 0..T, in any order. Past its length a sequence's output is 0 and its state stays what it was.
 
         Returns
         -------
-        out : ndarray, shape (T, B, D*P), (B, T, D*P) or (T, D*P)
+        out : ndarray of the layer's dtype, shape (T, B, D*P), (B, T, D*P) or (T, D*P)
             New: the last layer's hidden states, those of the reverse direction beside those of the forward one.
         state : ndarray or tuple of ndarray
-            New: the final state, shaped as the initial one.
+            New: the final state, of that dtype, shaped as the initial one.
 
         Raises
         ------
@@ -289,8 +289,8 @@ class Layer:
         ----------
         tape : LayerTape
             From this layer's ``forward``.
-        grad_out : ndarray, shape of ``out``, or None for zeros
-        grad_state : ndarray or tuple of ndarray, shapes of the final state, or None for zeros
+        grad_out : ndarray, shape and dtype of ``out``, or None for zeros
+        grad_state : ndarray or tuple of ndarray, shapes and dtype of the final state, or None for zeros
 
         Returns
         -------
@@ -315,18 +315,48 @@ class Layer:
     # -- serving and keeping --
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """A new ``Stream``, from zero states: ``batch_size`` sequences, one time step at a time.
+        """One time step at a time, the state kept between steps.
 
-        Raises TypeError or ValueError for a bad ``batch_size``, and ValueError if the layer is bidirectional.
+        Parameters
+        ----------
+        batch_size : int
+            B >= 1, the number of sequences.
+
+        Returns
+        -------
+        Stream
+            New, its state zeros. It has the weights as they are now, and takes later ones when it is reset.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a ``batch_size`` that is no integer >= 1 or beyond all memory, or a bidirectional layer.
         """
         return Stream(self, batch_size)
 
     def freeze(self) -> Frozen:
-        """A new read-only copy for serving, its weights packed once: see ``Frozen``."""
+        """A read-only copy for serving, its weights packed once.
+
+        Returns
+        -------
+        Frozen
+            New; what happens to the layer later does not reach it.
+        """
         return Frozen(self)
 
     def save(self, path: str | os.PathLike[str] | IO[bytes]) -> None:
-        """Write the layer to one file, for ``fastrnn.load``: see ``fastrnn.files.save``."""
+        """Write the layer to one file, for ``fastrnn.load``.
+
+        Parameters
+        ----------
+        path : str, path or binary file
+            As for ``fastrnn.files.save``.
+
+        Raises
+        ------
+        TypeError, OSError
+            As ``fastrnn.files.save``.
+        """
         from .files import save  # files stands on layers: only this method looks up
 
         save(self, path)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _check
+from . import _check, _run
 from ._records import GATES, Call, Grads, Ragged, Tape
 
 # -- where rows are --------------------------------------------------------------------------------------------------
@@ -377,65 +377,46 @@ class Stepper:
 _this = sys.modules[__name__]
 
 
-def infer(backend: Any, call: Call) -> tuple:
-    """(out, state), the state being h_n or (h_n, c_n)."""
-    out, h_n, c_n, _ = backend.forward(call, False)
-    return out, h_n if c_n is None else (h_n, c_n)
-
-
-def train(backend: Any, call: Call) -> tuple:
-    """(out, state, tape)."""
-    call.own_weights()
-    out, h_n, c_n, saved = backend.forward(call, True)
-    return out, h_n if c_n is None else (h_n, c_n), Tape.of(call, saved, backend)
-
-
-def bptt(cell: str, tape: Tape, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> Grads:
-    """The gradients, by the backend that made the tape."""
-    call = _check.tape(tape, cell).call
-    return tape.backend.backward(tape, *_check.gradients(call, grad_out, grad_h_n, grad_c_n))
-
-
 def rnn(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, *, nonlinearity="tanh", lengths=None, reverse=False):
     """``fastrnn.rnn`` in NumPy."""
-    return infer(_this, _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
+    return _run.infer(_this, _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
 
 
 def lstm(x, w_ih, w_hh, b_ih=None, b_hh=None, state0=None, *, w_hr=None, lengths=None, reverse=False):
     """``fastrnn.lstm`` in NumPy."""
-    return infer(_this, _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
+    return _run.infer(_this, _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
 
 
 def gru(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, *, reset_after=True, lengths=None, reverse=False):
     """``fastrnn.gru`` in NumPy."""
-    return infer(_this, _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
+    return _run.infer(_this, _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
 
 
 def rnn_forward(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, *, nonlinearity="tanh", lengths=None, reverse=False):
     """``fastrnn.rnn_forward`` in NumPy."""
-    return train(_this, _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
+    return _run.forward(_this, _check.rnn(x, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, lengths, reverse))
 
 
 def lstm_forward(x, w_ih, w_hh, b_ih=None, b_hh=None, state0=None, *, w_hr=None, lengths=None, reverse=False):
     """``fastrnn.lstm_forward`` in NumPy."""
-    return train(_this, _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
+    return _run.forward(_this, _check.lstm(x, w_ih, w_hh, b_ih, b_hh, state0, w_hr, lengths, reverse))
 
 
 def gru_forward(x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, *, reset_after=True, lengths=None, reverse=False):
     """``fastrnn.gru_forward`` in NumPy."""
-    return train(_this, _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
+    return _run.forward(_this, _check.gru(x, w_ih, w_hh, b_ih, b_hh, h0, reset_after, lengths, reverse))
 
 
 def rnn_backward(tape, grad_out=None, grad_h_n=None):
     """``fastrnn.rnn_backward``."""
-    return bptt("rnn", tape, grad_out, grad_h_n)
+    return _run.backward("rnn", tape, grad_out, grad_h_n)
 
 
 def lstm_backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None):
     """``fastrnn.lstm_backward``."""
-    return bptt("lstm", tape, grad_out, grad_h_n, grad_c_n)
+    return _run.backward("lstm", tape, grad_out, grad_h_n, grad_c_n)
 
 
 def gru_backward(tape, grad_out=None, grad_h_n=None):
     """``fastrnn.gru_backward``."""
-    return bptt("gru", tape, grad_out, grad_h_n)
+    return _run.backward("gru", tape, grad_out, grad_h_n)
