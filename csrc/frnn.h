@@ -196,6 +196,7 @@ const char *frnn_compiler(void);
  * frnn_worth: whether to want several parts for a job of this kind, by what such jobs took so far; now and then the
  *   way that was slower, to see whether it still is.
  * frnn_note: what one took: its parts, seconds, and how many of these the caller waited for others. frnn_run calls it.
+ * frnn_free_records: in a child, whose parent another thread of may have had them when it forked.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
 #if defined(_WIN32)
 #define FRNN_MOST_THREADS 1
@@ -214,6 +215,7 @@ void frnn_run(frnn_task task, void *job, int want, frnn_kind kind);
 void frnn_barrier(int parts);
 int frnn_worth(frnn_kind kind);
 void frnn_note(frnn_kind kind, int parts, double seconds, double idle);
+void frnn_free_records(void);
 unsigned long frnn_flush(void);
 void frnn_unflush(unsigned long saved);
 

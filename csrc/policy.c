@@ -4,12 +4,11 @@
  * the other wrote takes longer than to do it all, and all that may change while a program runs.
  *
  * The way that is quicker on average is taken; the other is tried now and then, ever more seldom while it stays slower.
- * Nothing here changes a result. Of callers at once one has the records, the others learn nothing; nor ever does a
- * child forked just then. */
+ * Nothing here changes a result. Of callers at once one has the records, the others learn nothing. */
 #include "frnn.h"
 
 enum {
-    RECORDS = 64,
+    RECORD_BITS = 8,
     APART = 2,         /* calls from one trial of the slower way to the next: at first, ... */
     MOST_APART = 4000, /* ... and in the end */
     WARM = 3,          /* calls of a trial of several threads, if they are short: the first may have to wake them */
@@ -34,16 +33,19 @@ typedef struct record {
     int left; /* calls to the next trial; below 0 those of it so far */
 } record;
 
-static record records[RECORDS];
+static record records[1 << RECORD_BITS];
 static char busy;
 
 static int taken(void) { return __atomic_test_and_set(&busy, __ATOMIC_ACQUIRE); }
 static void give(void) { __atomic_clear(&busy, __ATOMIC_RELEASE); }
 
-/* The record of a key, which takes the place of what was there before. */
+void frnn_free_records(void) { give(); }
+
+/* The record of a key, which takes the place of what was there before. Keys are alike where jobs are: multiplied by
+ * 2^64 over the golden ratio (Knuth), they differ in their first bits, too. */
 static record *record_of(unsigned long long key)
 {
-    record *r = &records[key / 2 % RECORDS];
+    record *r = &records[(key * 0x9e3779b97f4a7c15u) >> (64 - RECORD_BITS)];
     if (r->key != key)
         *r = (record){.key = key, .way = {{0, APART}, {0, APART}}, .left = APART};
     return r;

@@ -71,7 +71,7 @@ enum {
     SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
     LATE_AFTER = 100,   /* a meeting takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
-    STACK = 512 << 10,  /* bytes, of which a tenth is used; the default, 8 MiB of address space, may be too much */
+    STACK = 512 << 10,  /* bytes, far more than is used; the default, 8 MiB of address space, may be too much */
 };
 
 typedef struct worker {
@@ -193,22 +193,33 @@ static void forget_after_fork(void)
     atomic_store(&pool.running, 0);
     pthread_mutex_init(&pool.caller, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
+    frnn_free_records();
 }
 
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, forget_after_fork); }
 
-/* No signal of the program's may come to a worker: it would take it from whoever waits for it. */
+/* A worker takes no signal from whoever in the program waits for it, but its own faults: those, were they blocked,
+ * would end the process without a word from any handler. */
+static void set_signals_of_worker(sigset_t *before)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigdelset(&blocked, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, before);
+}
+
 static bool start(int part)
 {
     worker *new = &pool.of_part[part];
-    sigset_t all, before;
+    sigset_t before;
     pthread_attr_t attributes;
     atomic_store(&new->round, 0);
     atomic_store(&new->begun, 0);
     new->asleep = false;
     pthread_cond_init(&new->wake, NULL);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    set_signals_of_worker(&before);
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -230,26 +241,27 @@ static int hire(int want)
 
 #if defined(__linux__)
 /* Linux often wakes a thread on the very processor of who wakes it, and would have it wait there for this call's end.
- * Where a thread may go counts in the moment it wakes; after that it may be moved anywhere again. */
+ * Where a thread may go counts in the moment it wakes; after that it may go where it could before. */
 static void wake_elsewhere(worker *w)
 {
-    cpu_set_t all, others;
+    cpu_set_t its, others;
     int here = sched_getcpu();
-    bool choice = here >= 0 && pthread_getaffinity_np(pthread_self(), sizeof all, &all) == 0 && CPU_COUNT(&all) > 1;
-    if (choice) {
-        others = all;
+    bool choice = here >= 0 && pthread_getaffinity_np(w->thread, sizeof its, &its) == 0;
+    others = its;
+    if (choice)
         CPU_CLR((unsigned)here, &others);
+    choice = choice && CPU_COUNT(&others) > 0 && !CPU_EQUAL(&its, &others);
+    if (choice)
         pthread_setaffinity_np(w->thread, sizeof others, &others);
-    }
     pthread_cond_signal(&w->wake);
     if (choice)
-        pthread_setaffinity_np(w->thread, sizeof all, &all);
+        pthread_setaffinity_np(w->thread, sizeof its, &its);
 }
 #else
 static void wake_elsewhere(worker *w) { pthread_cond_signal(&w->wake); }
 #endif
 
-static void run_shared(frnn_task task, void *job, int parts)
+static void run_in_pool(frnn_task task, void *job, int parts)
 {
     meeting m = {0, 0};
     waited = 0;
@@ -275,18 +287,18 @@ static void run_shared(frnn_task task, void *job, int parts)
 void frnn_run(frnn_task task, void *job, int want, frnn_kind kind)
 {
     const unsigned long saved = frnn_flush();
-    const double start = kind.key ? now() : 0;
+    const double began = kind.key ? now() : 0;
     int parts = 1;
     if (want > 1 && pthread_mutex_trylock(&pool.caller) == 0) {
         parts = hire((want < FRNN_MOST_THREADS ? want : FRNN_MOST_THREADS) - 1) + 1;
         parts = parts < want ? parts : want;
-        run_shared(task, job, parts);
+        run_in_pool(task, job, parts);
         pthread_mutex_unlock(&pool.caller);
     } else {
         task(job, 0, 1);
     }
     if (kind.key)
-        frnn_note(kind, parts, now() - start, parts > 1 ? waited : 0);
+        frnn_note(kind, parts, now() - began, parts > 1 ? waited : 0);
     frnn_unflush(saved);
 }
 
