@@ -22,7 +22,7 @@ cdef struct BackStep:  # one thread's part of one step: all units of some ranks,
     const void* h              # (n, P)
     void* dh                   # (n, P): in dL/dh of this step, out of the one before
     void* dc                   # (n, H), likewise
-    void* dz                   # (n, width) out
+    void* dz                   # (n, width) out, rows lddz apart
     void* scratch              # (n, H)
 
 
@@ -42,6 +42,7 @@ cdef struct Product:  # a weight gradient, or some rows of one: for every chunk 
 cdef struct BackJob:  # a backward pass
     Sequence q
     int wide, variant
+    bint of_x, of_weights      # whose gradients are wanted; those of h0 and c0 come by themselves
     Py_ssize_t I, H, P, G
     Py_ssize_t* cuts           # the first step of each chunk, and T
     Py_ssize_t chunks, rows    # how many there are, and rows of the largest one
@@ -65,7 +66,7 @@ cdef struct BackJob:  # a backward pass
     const void* w_hr
     Rows x_rows                # x (K, I)
     Rows h_rows                # h_prev (K, P)
-    void* dz                   # (K, width)
+    void* dz                   # (K, width), rows lddz apart
     void* dh_rows              # with a projection: dh (K, P)
     Rows hidden                # (K, H): with a projection o tanh(c), with reset before r h_prev
     void* sums                 # of the rows of dz: the gradients of the biases
@@ -92,7 +93,7 @@ cdef class Backward:
     cdef BackJob j
     cdef object call, keep, grads
     cdef Py_ssize_t itemsize
-    cdef void cut(self) except *
+    cdef void cut_into_chunks(self) except *
     cdef void* block(self, Py_ssize_t n) except NULL
     cdef Rows rows(self, Py_ssize_t width) except *
     cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, Rows rows, object w, Py_ssize_t row) except *

@@ -7,6 +7,8 @@ ranks and packed rows are.
 
 from fastrnn._arrays cimport Array, address, fields
 from fastrnn._kernels cimport (
+    FRNN_GRU_TAPE,
+    FRNN_LSTM_TAPE,
     FRNN_NEAR_BYTES,
     Memory,
     add_rows,
@@ -15,6 +17,7 @@ from fastrnn._kernels cimport (
     copy,
     frnn_outer_work,
     gemm,
+    is_plain,
     lanes,
     outer,
     pack_columns,
@@ -40,19 +43,21 @@ from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, s
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
-from numpy import ndarray
+from numpy import intp, ndarray
 
-from fastrnn._records import Grads
+from fastrnn._records import GATES, Grads
 
 # Of a chunk, or one step's: enough for the sums of the weight gradients to pay, not too many for L2.
 cdef Py_ssize_t BACK_ROWS = 512
-# What a near cache is taken to hold, and the fewest rows of a step for which that counts: of fewer the weights take all
-# the time, wherever they are.
+# What a near cache is taken to hold where weights are packed in parts, and the fewest rows of a step for which that
+# counts: of fewer the weights take all the time, wherever they are.
 cdef Py_ssize_t NEAR_BYTES = FRNN_NEAR_BYTES, SOME_ROWS = 8
+NONE = (None,) * 5  # the gradients of weights that nobody wants
 
 
 def set_near_bytes(Py_ssize_t bytes):
-    """What a near cache is taken to hold from now on; the value so far. For tests."""
+    """What a near cache is taken to hold where weights are packed in parts (csrc has a constant); the value so far. For
+    tests."""
     global NEAR_BYTES
     so_far, NEAR_BYTES = NEAR_BYTES, bytes
     return so_far
@@ -170,8 +175,10 @@ cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexc
         elif r1 > r0:
             backward_rows(j, s0, s1, r0, r1, 0, 1, work)
         barrier(parts)
-        input_gradients(j, s0, s1, part, parts, work)
-        weight_gradients(j, s0, s1, part, parts, work)
+        if j.of_x:
+            input_gradients(j, s0, s1, part, parts, work)
+        if j.of_weights:
+            weight_gradients(j, s0, s1, part, parts, work)
         barrier(parts)
 
 
@@ -187,9 +194,9 @@ cdef tuple weights_of(object it):
     return it.w_ih, it.w_hh, it.b_ih, it.b_hh, it.w_hr
 
 
-cdef tuple new_weights(object call, const BackJob* j, Py_ssize_t size, object dtype):
+cdef tuple new_weights(object call, const BackJob* j, object dtype):
     """Arrays for the gradients of the weights, None where there is none."""
-    cdef Py_ssize_t GH = j.G * j.H
+    cdef Py_ssize_t GH = j.G * j.H, size = 8 if j.wide else 4
     return (
         array_of(GH * j.I * size, (GH, j.I), dtype),
         array_of(GH * j.P * size, (GH, j.P), dtype),
@@ -199,35 +206,67 @@ cdef tuple new_weights(object call, const BackJob* j, Py_ssize_t size, object dt
     )
 
 
-cdef bint is_input(object x, const BackJob* j) noexcept:
-    """Whether it is an array (T, B, I), or, packed, (R, I), of the job's type."""
+cdef bint is_input(object x, Py_ssize_t T, Py_ssize_t B, Py_ssize_t R, Py_ssize_t I, Py_ssize_t size) noexcept:
+    """Whether it is an array (T, B, I), or, packed, (R, I)."""
     cdef const Array* a
     if type(x) is not ndarray:
         return False
     a = fields(x)
-    if a.descr.type != (c"d" if j.wide else c"f"):
+    if a.descr.type != (c"d" if size == 8 else c"f"):
         return False
     if a.nd == 2:
-        return a.dimensions[0] == j.q.R and a.dimensions[1] == j.I
-    return a.nd == 3 and a.dimensions[0] == j.q.T and a.dimensions[1] == j.q.B and a.dimensions[2] == j.I
+        return a.dimensions[0] == R and a.dimensions[1] == I
+    return a.nd == 3 and a.dimensions[0] == T and a.dimensions[1] == B and a.dimensions[2] == I
 
 
-cdef bint intact(tuple saved, object x, const BackJob* j):
+cdef bint are_weights(object call, int G, Py_ssize_t I, Py_ssize_t H, Py_ssize_t P, Py_ssize_t size) except -1:
+    """Whether a call has arrays of these sizes."""
+    if call.w_ih is None or call.w_hh is None or (call.w_hr is None and P != H):
+        return False
+    if not (is_plain(call.w_ih, size, 2, G * H, I) and is_plain(call.w_hh, size, 2, G * H, P)):
+        return False
+    return is_plain(call.w_hr, size, 2, P, H)
+
+
+cdef bint are_ranks(object ragged, Py_ssize_t T, Py_ssize_t B) except -1:
+    """Whether it has arrays of T steps and B rows; what they hold is not looked at."""
+    for array, n in ((ragged.alive, T), (ragged.start, T + 1), (ragged.lengths, B), (ragged.order, B)):
+        if type(array) is not ndarray or array.shape != (n,) or array.dtype != intp or not array.flags.c_contiguous:
+            return False
+    return True
+
+
+cdef bint holds(object memory, Py_ssize_t bytes) noexcept:
+    return type(memory) is Memory and (<Memory>memory).size >= bytes
+
+
+cdef bint intact(object call, tuple saved) except -1:
     """Whether a tape still has what forward gave it: its fields can be assigned, and pointers go into them."""
-    cdef Py_ssize_t itemsize = 8 if j.wide else 4
-    gates, _, h, _ = saved
-    if type(gates) is not Memory or (<Memory>gates).size < j.q.R * j.tape_width * itemsize:
+    cdef Py_ssize_t T = call.T, B = call.B, I = call.I, H = call.H, P = call.P, R = T * B, size = call.dtype.itemsize
+    cdef Py_ssize_t width = H * {"rnn": 0, "gru": FRNN_GRU_TAPE, "lstm": FRNN_LSTM_TAPE}[call.cell]
+    if saved is None or len(saved) != 4:
         return False
-    if type(h) is not Memory or (<Memory>h).size < (j.q.B + j.q.R) * j.P * itemsize:
+    gates, tape_width, h, c0 = saved
+    if call.ragged is not None:
+        if not are_ranks(call.ragged, T, B):
+            return False
+        R = call.ragged.start[T]
+    if min(I, H, P) < 1 or not is_input(call.x, T, B, R, I, size):
         return False
-    return is_input(x, j)
+    if not are_weights(call, GATES[call.cell], I, H, P, size):
+        return False
+    if (c0 is None) == (call.cell == "lstm") or not is_plain(c0, size, 2, B, H):
+        return False
+    return tape_width == width and holds(gates, R * width * size) and holds(h, (B + R) * P * size)
 
 
 cdef class Backward:
-    def __cinit__(self, tape, grad_out, grad_h_n, grad_c_n, into, Py_ssize_t width):
+    def __cinit__(self, tape, grad_out, grad_h_n, grad_c_n, into, bint of_x, bint of_weights, Py_ssize_t width):
         cdef BackJob* j = &self.j
         memset(j, 0, sizeof(BackJob))
         call, saved = tape.call, tape.saved
+        if not intact(call, saved):
+            raise ValueError("tape: needs its fields as forward left them, got others")
         gates, j.tape_width, h, c0 = saved
         self.call, self.keep = call, [saved, grad_out]
         ragged, dtype = call.ragged, call.dtype
@@ -235,34 +274,35 @@ cdef class Backward:
         j.q = sequence_of(call)
         j.wide = self.itemsize == 8
         j.variant = call.variant in ("relu", "reset_before")
-        j.I, j.H, j.P, j.width = call.I, call.H, call.P, width
+        j.G, j.I, j.H, j.P, j.width = GATES[call.cell], call.I, call.H, call.P, width
         j.lddz = spread(width, self.itemsize)
-        j.G = call.w_hh.shape[0] // j.H
-        if not intact(saved, call.x, j):
-            raise ValueError("tape: needs its fields as forward left them, got others")
-        x = array_of(call.x.size * self.itemsize, call.x.shape, dtype)
+        j.of_x, j.of_weights = of_x, of_weights
+        x = array_of(call.x.size * self.itemsize, call.x.shape, dtype) if of_x else None
         dh = by_rank(ragged, grad_h_n, (j.q.B, j.P), dtype)
         dc = None if c0 is None else by_rank(ragged, grad_c_n, (j.q.B, j.H), dtype)
-        w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j, self.itemsize, dtype) if into is None else weights_of(into)
+        if not of_weights:
+            w_ih, w_hh, b_ih, b_hh, w_hr = NONE
+        else:
+            w_ih, w_hh, b_ih, b_hh, w_hr = new_weights(call, j, dtype) if into is None else weights_of(into)
         self.grads = Grads(x, w_ih, w_hh, b_ih, b_hh, dh, dc, w_hr)
         j.x, j.dx = view_of(call.x, &j.q, self.itemsize), view_of(x, &j.q, self.itemsize, True)
         j.grad_out = view_of(grad_out, &j.q, self.itemsize)
         j.tape, j.h = (<Memory>gates).at, (<Memory>h).at
         j.w_ih = address(call.w_ih)
         j.c0, j.dh, j.dc = address(c0), address(dh, True), address(dc, True)
-        self.cut()
+        self.cut_into_chunks()
         j.x_rows.all, j.x_rows.data = True, j.x.data
-        if not consecutive(&j.x, &j.q, j.I, j.q.B):
+        if of_weights and not consecutive(&j.x, &j.q, j.I, j.q.B):
             j.x_rows = self.rows(j.I)
         j.h_rows.all, j.h_rows.data = True, <void*>j.h  # where no row leaves, the rows before are the h before
-        if j.q.alive != NULL:
+        if of_weights and j.q.alive != NULL:
             j.h_rows = self.rows(j.P)
         j.dz, j.sums = self.block(j.rows * j.lddz), self.block(width)
         memset(j.sums, 0, width * self.itemsize)
 
-    cdef void cut(self) except *:
-        """Into chunks, from step 0 on and by the rows at work, so that a padded batch sums its weight gradients in the
-        same order as an unpadded one."""
+    cdef void cut_into_chunks(self) except *:
+        """From step 0 on and by the rows at work, so that a padded batch sums its weight gradients in the same order as
+        an unpadded one."""
         cdef BackJob* j = &self.j
         cdef Py_ssize_t s, n, rows = 0
         cuts = Memory((2 * j.q.R // BACK_ROWS + 3) * sizeof(Py_ssize_t))  # two chunks together have more rows
@@ -271,7 +311,7 @@ cdef class Backward:
         j.cuts[0] = 0
         for s in range(j.q.T if j.q.R > 0 else 0):  # an empty batch may have any number of steps
             n = j.q.alive[s] if j.q.alive != NULL else j.q.B
-            if rows > 0 and rows + n > BACK_ROWS:
+            if n > 0 and rows > 0 and rows + n > BACK_ROWS:  # no chunk is of steps without rows
                 j.chunks += 1
                 j.cuts[j.chunks], rows = s, 0
             rows += n
@@ -292,8 +332,10 @@ cdef class Backward:
         return room
 
     cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, Rows rows, object w, Py_ssize_t row) except *:
-        """w[row:row+M] will be dz^T rows, summed over all steps."""
+        """w[row:row+M] will be dz^T rows, summed over all steps, if w is wanted."""
         cdef Product* p = &self.j.products[self.j.n_products]
+        if w is None:
+            return
         p.M, p.N, p.dz, p.ld, p.rows = M, w.shape[1], dz, ld, rows
         p.w = <char*>address(w, True) + row * p.N * self.itemsize
         if self.j.q.R == 0:  # else the first chunk's sums begin them
@@ -305,7 +347,8 @@ cdef class Backward:
         return max(NEAR_BYTES // self.itemsize // 8 // panel, 1)
 
     cdef void recurrent(self, object w_hh, Py_ssize_t K) except *:
-        """Its first K rows, packed for the way back: where their gradient will be, if no step comes after that.
+        """Its first K rows, packed for the way back: where their gradient will be, if no step comes after that, and
+        before `product` has a say about that memory.
 
         In parts, their panels an eighth of a near cache, where dz of a step has a place in it, but not beside two
         panels of all K rows: the one at work and the one that is asked for."""
@@ -316,14 +359,15 @@ cdef class Backward:
         if j.q.B >= SOME_ROWS and dz <= near and dz + 2 * K * panel > near:
             j.deep = self.few_rows(panel)
         to = <char*>address(self.grads.w_hh, True)
-        if j.chunks > 1 or K * j.P <= near or padded(j.P, self.itemsize) > j.P or <uintptr_t>to % 64 > 0:
+        if to == NULL or j.chunks > 1 or K * j.P <= near or padded(j.P, self.itemsize) > j.P or <uintptr_t>to % 64 > 0:
             to = <char*>self.block(K * padded(j.P, self.itemsize))
         pack_parts(w_hh, K, j.P, j.deep, to)
         j.w_hh = to
 
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *:
         cdef BackJob* j = &self.j
-        cdef double flops = 4.0 * j.q.R * j.G * j.H * (j.I + j.P)
+        cdef double a_weight = 2.0 * j.q.R * j.G * j.H
+        cdef double flops = a_weight * ((j.of_x + j.of_weights) * j.I + (1 + j.of_weights) * j.P)
         cdef Py_ssize_t panel = 4 * lanes(self.itemsize), outer_work
         cdef int i
         if j.q.R == 0:
@@ -331,8 +375,8 @@ cdef class Backward:
         j.shares = shares_of(backward_task, j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H,
                              self.itemsize)
         j.back, j.dx_deep = back, min(j.G * j.H, self.few_rows(panel))
-        j.work_each = panel * j.dx_deep  # for dx; then for the steps, and for the sums
-        if not consecutive(&j.dx, &j.q, j.I, j.q.B):
+        j.work_each = panel * j.dx_deep if j.of_x else 0  # for dx; then for the steps, and for the sums
+        if j.of_x and not consecutive(&j.dx, &j.q, j.I, j.q.B):
             j.work_each += j.rows * j.I
         j.work_each = max(j.work_each, j.q.B * j.H)
         for i in range(j.n_products):
@@ -350,9 +394,9 @@ cdef class Backward:
 
     cdef object finished(self):
         """The gradients, the states' in the caller's order."""
-        if self.j.wide:
+        if self.j.of_x and self.j.wide:
             clear_padding(&self.j.dx, &self.j.q, self.j.I, <double*>self.j.dx.data)
-        else:
+        elif self.j.of_x:
             clear_padding(&self.j.dx, &self.j.q, self.j.I, <float*>self.j.dx.data)
         grads = self.grads
         grads.h0 = by_row(self.call.ragged, grads.h0)

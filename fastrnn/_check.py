@@ -39,6 +39,7 @@ def text(value: Any) -> str:
         if isinstance(value, int):
             return f"about {'-' if value < 0 else ''}2**{value.bit_length() - 1}"
         return f"{type(value).__name__} that cannot be shown"
+    shown = " ".join(shown.split())
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -145,10 +146,13 @@ def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
 
 
 def shaped(name: str, array: np.ndarray, letters: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array, C-contiguous and aligned, if its shape is right."""
+    """The array, C-contiguous and aligned, if its shape is right: a view, or a copy.
+
+    A view, since to make an array of the next argument may run its own code, which could change the shape of this one.
+    """
     if array.shape != shape:
         raise ValueError(f"{name}: needs shape {letters} = {shape}, got {array.shape}")
-    return array if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
+    return array[...] if array.flags.num & PLAIN == PLAIN else np.array(array, order="C")
 
 
 def rows(array: np.ndarray) -> np.ndarray:
@@ -218,7 +222,7 @@ def pair(name: str, state: Any) -> tuple[Any, Any]:
 def _call(cell, variant, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths_, reverse) -> Call:
     reverse = flag("reverse", reverse)
     if lengths_ is not None:
-        lengths_ = plain("lengths", lengths_, "integers")  # first, for the same reason as in _fitted
+        lengths_ = plain("lengths", lengths_, "integers")  # before the look at the others: see shaped
     found = dimensions and dimensions(GATES[cell], x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
     if not found:
         x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0 = _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0)
@@ -234,20 +238,16 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
     like = x.dtype
     if x.ndim != 3:
         raise ValueError(f"x: needs shape (T, B, I), got {x.shape}")
-    x = rows(x[...])  # a view: what makes arrays of the others may change the shape of this one
+    x = rows(x[...])  # a view: see shaped
     T, B, I = x.shape
     G = GATES[cell]
     of_x, of_h, of_b = LETTERS[cell]
     w_hh = floats("w_hh", w_hh, like)
-    if w_hr is not None:
-        w_hr = floats("w_hr", w_hr, like)
-        if w_hr.ndim != 2:
-            raise ValueError(f"w_hr: needs shape (P, H), got {w_hr.shape}")
-        P, H = w_hr.shape
-    elif w_hh.ndim == 2:
-        P = H = w_hh.shape[1]
-    else:
+    if w_hh.ndim != 2:
         raise ValueError(f"w_hh: needs shape {of_h}, got {w_hh.shape}")
+    H = P = w_hh.shape[1]
+    if w_hr is not None:
+        H = w_hh.shape[0] // G
     if min(I, H, P) < 1:
         raise ValueError(f"x, w_hh: need I, H, P >= 1, got I = {I}, H = {H}, P = {P}")
     sizes(T, B, max(G * H, I, P), x.itemsize)
@@ -258,7 +258,7 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
         w_hh,
         optional("b_ih", b_ih, like, of_b, (G * H,)),
         optional("b_hh", b_hh, like, of_b, (G * H,)),
-        None if w_hr is None else shaped("w_hr", w_hr, "(P, H)", (P, H)),
+        optional("w_hr", w_hr, like, "(P, H)", (P, H)),
         optional("h0" if cell != "lstm" else "state0[0]", h0, like, "(B, P)", (B, P)),
         optional("state0[1]", c0, like, "(B, H)", (B, H)),
     )
@@ -267,10 +267,10 @@ def _fitted(cell, x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0) -> tuple:
 def gradients(call: Call, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) -> tuple:
     """The gradients that a loss sends back into one direction; None stands for zeros."""
     T, B, P, H, like = call.T, call.B, call.P, call.H, call.dtype
-    grad_h_n = optional("grad_h_n", grad_h_n, like, "(B, P)", (B, P))  # first, for the same reason
+    grad_h_n = optional("grad_h_n", grad_h_n, like, "(B, P)", (B, P))
     grad_c_n = optional("grad_c_n", grad_c_n, like, "(B, H)", (B, H))
     if grad_out is not None:
-        grad_out = floats("grad_out", grad_out, like)
+        grad_out = floats("grad_out", grad_out, like)  # last: see shaped
         if grad_out.shape != (T, B, P):
             raise ValueError(f"grad_out: needs shape (T, B, P) = {(T, B, P)}, got {grad_out.shape}")
         grad_out = rows(grad_out)
@@ -280,6 +280,8 @@ def gradients(call: Call, grad_out: Any, grad_h_n: Any, grad_c_n: Any = None) ->
 def tape(value: Any, cell: str) -> Tape:
     if not isinstance(value, Tape):
         raise TypeError(f"tape: needs the tape that {cell}_forward returned, got {text(value)}")
+    if not isinstance(value.call, Call):
+        raise ValueError("tape: needs its fields as forward left them, got others")
     if value.call.cell != cell:
         raise ValueError(f"tape: needs the tape that {cell}_forward returned, got {value.call.cell}_forward's")
     return value
@@ -340,7 +342,7 @@ def same_sequence(
 def _time_major(array: np.ndarray, batch_first: bool) -> np.ndarray:
     if array.ndim == 2:
         return rows(array[:, None])
-    return rows(array.swapaxes(0, 1) if batch_first else array[...])  # always a view: see _fitted
+    return rows(array.swapaxes(0, 1) if batch_first else array[...])  # always a view: see shaped
 
 
 def layer_state(
@@ -397,7 +399,7 @@ def entries(name: str, given: Any, shapes: Iterable[tuple[str, tuple[int, ...]]]
         if array.shape != shape:
             raise ValueError(f"{name}[{key!r}]: needs shape {shape}, got {array.shape}")
         parts.append(array.ravel())
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in PyTorch's copy_
+    with np.errstate(over="ignore", under="ignore"):  # beyond float32 is infinite, or 0, as in PyTorch's copy_
         return np.concatenate(parts, dtype=dtype, casting="same_kind")
 
 
@@ -440,7 +442,7 @@ def filling(name: str, value: Any, into: np.ndarray) -> np.ndarray:
         np.broadcast_to(array, into.shape)
     except ValueError:
         raise ValueError(f"{name}: needs a shape that can be broadcast to {into.shape}, got {array.shape}") from None
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in PyTorch's copy_
+    with np.errstate(over="ignore", under="ignore"):  # beyond float32 is infinite, or 0, as in PyTorch's copy_
         return array.astype(into.dtype, copy=False)
 
 
@@ -461,17 +463,19 @@ def step(value: Any, like: np.dtype, B: int, I: int) -> np.ndarray:
 
 
 def room(name: str, value: Any, like: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """An array to write results into as it is."""
+    """An array to write results into as it is; a plain view, since a subclass may say anything of itself."""
     unmasked(name, value)
-    if not isinstance(value, np.ndarray) or value.dtype != like:
-        found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(f"{name}: needs an array of {like}, got {found}")
-    if value.shape != shape:
-        raise ValueError(f"{name}: needs shape {shape}, got {value.shape}")
-    flags = value.flags
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: needs an array of {like}, got {type(value).__name__}")
+    array = np.asarray(value)
+    if array.dtype != like:
+        raise TypeError(f"{name}: needs an array of {like}, got dtype {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: needs shape {shape}, got {array.shape}")
+    flags = array.flags
     if not (flags.c_contiguous and flags.aligned and flags.writeable):
-        raise ValueError(f"{name}: needs to be C-contiguous, aligned and writeable, got strides {value.strides}")
-    return value
+        raise ValueError(f"{name}: needs to be C-contiguous, aligned and writeable, got strides {array.strides}")
+    return array
 
 
 def one_direction(value: Any) -> None:
@@ -490,6 +494,8 @@ def file(name: str, value: Any, method: str) -> Any:
         path = os.fspath(value)
         if isinstance(path, str) and "\0" in path:
             raise ValueError(f"{name}: needs a path without null characters, got {text(value)}")
+        if path == "":
+            raise ValueError(f"{name}: needs a path, got an empty one")
         if isinstance(path, str):
             return path
     elif hasattr(value, method) and not hasattr(value, "encoding"):  # which text files have

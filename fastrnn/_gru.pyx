@@ -116,11 +116,12 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
         back_of(j, a, <float*>a.dz)
 
 
-def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
+def backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights):
     call = tape.call
     cdef Py_ssize_t H = call.H, size = call.dtype.itemsize
     cdef bint reset_before = call.variant == "reset_before"
-    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, (3 if reset_before else 4) * H)
+    cdef Py_ssize_t width = (3 if reset_before else 4) * H
+    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights, width)
     cdef BackJob* j = &b.j
     cdef char* dz_r = <char*>j.dz + H * size
     b.recurrent(call.w_hh, (2 if reset_before else 3) * H)

@@ -163,6 +163,7 @@ cdef void unflush(unsigned long saved) noexcept nogil
 cdef Py_ssize_t lanes(Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil
 cdef const Array* plain(object array, Py_ssize_t itemsize, int flags) noexcept
+cdef bint is_plain(object array, Py_ssize_t itemsize, int nd, Py_ssize_t n, Py_ssize_t m) noexcept
 
 
 cdef struct Block:

@@ -109,10 +109,10 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
         back_of(j, a, <float*>a.dz)
 
 
-def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
+def backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights):
     call = tape.call
     cdef Py_ssize_t H = call.H, P = call.P
-    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, 4 * H)
+    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights, 4 * H)
     cdef BackJob* j = &b.j
     b.recurrent(call.w_hh, 4 * H)
     b.product(j.dz, j.lddz, 4 * H, j.x_rows, b.grads.w_ih, 0)

@@ -71,10 +71,10 @@ cdef void back(const BackJob* j, const BackStep* a) noexcept nogil:
         back_of(j, a, <float*>a.dz)
 
 
-def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None):
+def backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights):
     call = tape.call
     cdef Py_ssize_t H = call.H
-    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, H)
+    cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights, H)
     cdef BackJob* j = &b.j
     b.recurrent(call.w_hh, H)
     b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 0)

@@ -85,25 +85,28 @@ class Stack:
         *,
         drop: Callable[[int, np.ndarray], None] | None = None,
         into: Sequence[tuple] | None = None,
-    ) -> tuple[np.ndarray, list[Grads]]:
+        of_x: bool = True,
+        of_weights: Sequence[bool] | None = None,
+    ) -> tuple[Any, list[Grads]]:
         """The gradients of x, new, and of all else by k; None comes in for zeros.
 
+        of_x, of_weights: whether those of x, and of which k's weights, are wanted: all, unless said; else None.
         drop(l, grad): in place, takes the gradient through the dropout after layer l. into: arrays for those of the
         weights, as in ``weights``.
         """
         found: list[Any] = [None] * len(tapes)
         for l in reversed(range(len(tapes) // self.D)):
-            dx = []
+            dx: list[Any] = []
             for k, half in self._halves(l, grad_out):
                 dh_k, dc_k = None if dh is None else dh[k], None if dc is None else dc[k]
                 place = None if into is None else _place(*into[k])
-                found[k] = tapes[k].backend.backward(tapes[k], half, dh_k, dc_k, place)
+                these = of_weights is None or of_weights[k]
+                found[k] = tapes[k].backend.backward(tapes[k], half, dh_k, dc_k, place, l > 0 or of_x, these)
                 dx.append(found[k].x)
             with np.errstate(all="ignore"):  # as silent as the kernels
-                grad_out = dx[0] if len(dx) == 1 else np.add(dx[0], dx[1], out=dx[0])
+                grad_out = dx[0] if len(dx) == 1 or dx[0] is None else np.add(dx[0], dx[1], out=dx[0])
                 if l and drop is not None:
-                    drop(l - 1, grad_out)
-        assert grad_out is not None  # there is a layer
+                    drop(l - 1, dx[0])
         return grad_out, found
 
     def _room(self, x: np.ndarray, batch_first: bool, backend: Any) -> np.ndarray:

@@ -116,6 +116,10 @@ class Spec:
         where = [self.parts.index(part) if part in self.parts else None for part in PARTS]
         return [tuple(None if i is None else weights[first + i] for i in where) for first in range(0, len(weights), n)]
 
+    def names(self) -> list[str]:
+        """What a Call has them as, in the order of ``parts``."""
+        return [NAMES[PARTS.index(part)] for part in self.parts]
+
     def stack(self, weights: Sequence[np.ndarray]) -> Stack:
         """With weights that are arrays."""
         return Stack(self.cell, self.variant, self.H, self.P, self.D, self.by_k(weights))
@@ -278,9 +282,15 @@ class Pass:
         again.forward(x, h0, c0, taped=True)
         return again, again.weights
 
-    def backward(self, weights: Weights, grad_out: Tensor | None, grad_h: Tensor | None, grad_c: Any = None) -> list:
-        """Gradients of x, h0, c0 and the weights in PyTorch's order; None stands for zeros that come in."""
-        layout, tapes = self.layout, self.tapes
+    def backward(self, weights: Weights, needed: Sequence[bool], grads: Sequence[Tensor | None]) -> list:
+        """Gradients of x, h0, c0 and the weights in PyTorch's order, from those of the results, None for zeros.
+
+        ``needed``: in the same order, those that are wanted; others may be None.
+        """
+        layout, tapes, names = self.layout, self.tapes, self.spec.names()
+        grad_out, grad_h = grads[:2]
+        grad_c = grads[2] if len(grads) > 2 else None
+        wanted = [any(needed[first : first + len(names)]) for first in range(3, len(needed), len(names))]
         grad: Any = None if grad_out is None else _check.rows(layout.inward(lend(grad_out)))
         if weights is not self.weights:
             calls = [
@@ -289,10 +299,12 @@ class Pass:
             ]
             tapes = [replace(tape, call=call) for tape, call in zip(tapes, calls, strict=True)]
         drop = self._drop_back if self.noise else None
-        dx, found = weights.stack.backward(tapes, grad, self._states(grad_h), self._states(grad_c), drop=drop)
-        h, c = joined([(grads.h0, grads.c0) for grads in found], layout.batched)
-        parts = [getattr(grads, name) for grads in found for name in NAMES]
-        return [layout.outward(dx), h, c, *(part for part in parts if part is not None)]
+        dx, found = weights.stack.backward(
+            tapes, grad, self._states(grad_h), self._states(grad_c), drop=drop, of_x=needed[0], of_weights=wanted
+        )
+        h, c = joined([(of_k.h0, of_k.c0) for of_k in found], layout.batched)
+        parts = [getattr(of_k, name) for of_k in found for name in names]
+        return [None if dx is None else layout.outward(dx), h, c, *parts]
 
     def _states(self, states: Tensor | None) -> np.ndarray | None:
         """(L*D, B, ·)."""
@@ -414,7 +426,7 @@ class Recurrence(torch.autograd.Function):
             run, weights = run.ready(saved)
         if weights is None:
             return None, *run.replay(saved, needed, grads)
-        from_numpy, found = torch.from_numpy, run.backward(weights, *grads)
+        from_numpy, found = torch.from_numpy, run.backward(weights, needed, grads)
         return None, *[from_numpy(part) if need else None for part, need in zip(found, needed, strict=True)]
 
 

@@ -187,7 +187,9 @@ cdef by_rank(object ragged, object state, tuple shape, object dtype):
     """An initial state or final gradient in the order of ranks, always a new array; None gives zeros."""
     if state is None:
         return zeros(shape, dtype)
-    return state.copy() if ragged is None or ragged.in_order else state[ragged.order]
+    if ragged is None or ragged.in_order:
+        return state.copy()
+    return state.reshape(shape)[ragged.order]  # another thread may have changed it
 
 
 cdef by_row(object ragged, object state):

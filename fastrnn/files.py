@@ -58,7 +58,7 @@ def save(layer: Layer, path: FileLike) -> None:
     _check.layer(layer, CLASSES.values())
     options = {**layer.options(), "dtype": layer.dtype.name}
     header = json.dumps({"version": VERSION, "class": type(layer).__name__, "options": options})
-    arrays: dict[str, Any] = {HEADER: np.array(header), **layer.params}
+    arrays: dict[str, Any] = {HEADER: np.array(header), **layer.state_dict()}
     with _written(path) as file:
         np.savez(file, **arrays)
 
@@ -154,5 +154,9 @@ def _written(path: Any) -> Iterator[Any]:
                 draft.chmod(allowed)  # what the umask took away
             yield file
         draft.replace(target)
+    except OSError as problem:
+        if problem.filename is not None and os.fspath(problem.filename) == str(draft):
+            problem.filename, problem.filename2 = path, None  # of the draft nobody knows
+        raise
     finally:
         draft.unlink(missing_ok=True)

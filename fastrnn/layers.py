@@ -156,7 +156,7 @@ class Layer:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The parameters under PyTorch's names: a new dict of new arrays, shaped as in ``params``."""
-        return {name: array.copy() for name, array in self.params.items()}
+        return {name: self._own[place].reshape(shape).copy() for name, place, shape in self._places}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the parameters of another layer, of fastrnn or of PyTorch.

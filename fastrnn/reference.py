@@ -39,7 +39,7 @@ class Steps:
     shape: tuple[int, ...]  # ... and what such an index selects
 
     def __init__(self, call: Call) -> None:
-        T, B = call.T, call.B
+        T, B = call.T if call.B else 0, call.B  # an empty batch may have any number of steps
         ragged = Ragged.of(np.full(B, T), T) if call.ragged is None else call.ragged
         alive = ragged.alive
         sizes = np.concatenate(([B], alive))
@@ -56,7 +56,7 @@ class Steps:
         self.start = np.argsort(ragged.order)
         self.last = first[ragged.lengths[self.start]] + self.start
         if call.ragged is None:
-            self.where, self.shape = (slice(None, None, -1 if call.reverse else 1),), (T, B)
+            self.where, self.shape = (slice(None, None, -1 if call.reverse else 1),), (call.T, B)
         else:
             time = ragged.lengths[rank] - 1 - step if call.reverse else step
             packed = call.x.ndim == 2
@@ -257,11 +257,14 @@ def backward(
     grad_h_n: np.ndarray | None,
     grad_c_n: np.ndarray | None,
     into: Grads | None = None,
+    of_x: bool = True,
+    of_weights: bool = True,
     watch: Callable[[Tape, np.ndarray, np.ndarray], None] | None = None,
 ) -> Grads:
     """Backpropagation through time (Werbos 1990): dh and dc hold, where h and c do, the gradient of every state.
 
     An LSTM's dc_t lacks what reaches c_t from h_t. ``watch(tape, dh, dc)`` is shown them: see ``fastrnn.diagnostics``.
+    Gradients of x, or of the weights, that are not wanted are None.
     """
     call, B = tape.call, tape.call.B
     steps, _, z, h, c = tape.saved
@@ -281,20 +284,26 @@ def backward(
             )
             dh[prev] += dh_prev
             dc[prev] += dc_prev
-        grads = gradients(call, tape.saved, dz, dh)
+        grads = gradients(call, tape.saved, dz, dh, of_x, of_weights)
     if call.cell == "lstm":
         grads.c0 = dc[steps.start]
     if watch is not None:
         watch(tape, dh, dc)
-    return grads if into is None else written(grads, into)
+    return grads if into is None or not of_weights else written(grads, into)
 
 
-def gradients(call: Call, saved: Saved, dz: np.ndarray, dh: np.ndarray) -> Grads:
+def gradients(
+    call: Call, saved: Saved, dz: np.ndarray, dh: np.ndarray, of_x: bool = True, of_weights: bool = True
+) -> Grads:
     """What dz and dh of all steps add up to: the gradients of x, h0 and the weights, one product each."""
     steps, x, z, h, c = saved
     H, B = call.H, call.B
-    h_prev = h[steps.prev]
     dz_x = dz_h = dz[:, : len(call.w_ih)]
+    dx: Any = steps.scatter(dz_x @ call.w_ih, np.empty(call.x.shape, call.dtype)) if of_x else None
+    nothing: Any = None
+    if not of_weights:
+        return Grads(dx, nothing, nothing, None, None, h0=dh[steps.start])
+    h_prev = h[steps.prev]
     w_hh = dz_h.T @ h_prev
     if call.cell == "gru":  # behind the n gate, W_hn saw other rows and other gradients than W_in
         dz_m = dz[:, 3 * H :]
@@ -302,7 +311,7 @@ def gradients(call: Call, saved: Saved, dz: np.ndarray, dh: np.ndarray) -> Grads
         dz_h = np.concatenate((dz[:, : 2 * H], dz_m), axis=1)
     w_hr = None if call.w_hr is None else dh[B:].T @ (z[:, 3 * H :] * np.tanh(c[B:]))
     return Grads(
-        x=steps.scatter(dz_x @ call.w_ih, np.empty(call.x.shape, call.dtype)),
+        x=dx,
         w_ih=dz_x.T @ x,
         w_hh=w_hh,
         b_ih=None if call.b_ih is None else dz_x.sum(axis=0),

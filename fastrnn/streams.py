@@ -86,12 +86,12 @@ class Stream:
             return fed
         x = _check.step(x, self._dtype, self.batch_size, self._I)
         shape = (*x.shape[:-1], self._P)
-        out = np.empty(shape, self._dtype) if out is None else _check.room("out", out, self._dtype, shape)
+        array = np.empty(shape, self._dtype) if out is None else _check.room("out", out, self._dtype, shape)
         if x.ndim == 1:
-            self._stepper(x[None], out[None])
+            self._stepper(x[None], array[None])
         else:
-            self._stepper(x, out)
-        return out
+            self._stepper(x, array)
+        return array if out is None else out
 
     @property
     def batch_size(self) -> int:

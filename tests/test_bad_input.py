@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import GRU, LSTM, RNN, _kernels, functional, reference
+from fastrnn import GRU, LSTM, RNN, _check, _kernels, functional, reference
 
 T, B, I, H, P = 4, 3, 2, 5, 3
 SIZES = {"rnn": H, "gru": 3 * H, "lstm": 4 * H}
@@ -140,11 +140,11 @@ ROWS = [
     ("rnn", {"w_hh": zeros(0, 0)}, ValueError, "x, w_hh: need I, H, P >= 1, got I = 2, H = 0, P = 0"),
     ("rnn", {"w_hh": zeros(H)}, ValueError, "w_hh: needs shape (H, P), got (5,)"),
     ("gru", {"w_hh": zeros(H, H)}, ValueError, "w_hh: needs shape (3*H, P) = (15, 5), got (5, 5)"),
-    ("lstm", {"w_hh": zeros(4 * H, H)}, ValueError, "w_hh: needs shape (4*H, P) = (20, 3), got (20, 5)"),
+    ("lstm", {"w_hh": zeros(4 * H, H)}, ValueError, "w_hr: needs shape (P, H) = (5, 5), got (3, 5)"),
     ("lstm", {"w_hr": None}, ValueError, "w_hh: needs shape (4*H, P) = (12, 3), got (20, 3)"),
-    ("lstm", {"w_hr": zeros(H)}, ValueError, "w_hr: needs shape (P, H), got (5,)"),
-    ("lstm", {"w_hr": zeros(H, P)}, ValueError, "w_hh: needs shape (4*H, P) = (12, 5), got (20, 3)"),
-    ("lstm", {"w_hr": zeros(0, H)}, ValueError, "x, w_hh: need I, H, P >= 1, got I = 2, H = 5, P = 0"),
+    ("lstm", {"w_hr": zeros(H)}, ValueError, "w_hr: needs shape (P, H) = (3, 5), got (5,)"),
+    ("lstm", {"w_hr": zeros(H, P)}, ValueError, "w_hr: needs shape (P, H) = (3, 5), got (5, 3)"),
+    ("lstm", {"w_hr": zeros(0, H)}, ValueError, "w_hr: needs shape (P, H) = (3, 5), got (0, 5)"),
     ("rnn", {"b_ih": zeros(H, 1)}, ValueError, "b_ih: needs shape (H,) = (5,), got (5, 1)"),
     ("lstm", {"b_hh": zeros(H)}, ValueError, "b_hh: needs shape (4*H,) = (20,), got (5,)"),
     ("gru", {"b_hh": np.float64(0)}, ValueError, "b_hh: needs shape (3*H,) = (15,), got ()"),
@@ -282,9 +282,22 @@ def test_bad_gradients(cell, change, error, message):
         ("saved", lambda tape: (*tape.saved[:2], np.zeros(9), *tape.saved[3:])),
         ("saved", lambda tape: (*tape.saved[:2], _kernels.Memory(8), *tape.saved[3:])),
         ("call", lambda tape: replace(tape.call, x=tape.call.x.astype(np.float32))),
+        ("saved", lambda tape: (tape.saved[0], 8 * H, *tape.saved[2:])),
+        ("saved", lambda tape: (*tape.saved[:3], np.zeros((B, H)))),
+        ("saved", lambda tape: None),
+        ("saved", lambda tape: ()),
+        ("call", lambda tape: None),
+        ("call", lambda tape: replace(tape.call, x=tape.call.x.astype(np.float32))),
         ("call", lambda tape: replace(tape.call, x=tape.call.x[:1])),
+        ("call", lambda tape: replace(tape.call, H=10**5)),
+        ("call", lambda tape: replace(tape.call, P=H + 1)),
+        ("call", lambda tape: replace(tape.call, B=B + 1)),
+        ("call", lambda tape: replace(tape.call, w_ih=tape.call.w_ih[:1])),
+        ("call", lambda tape: replace(tape.call, w_hh=tape.call.w_hh.astype(np.float32))),
+        ("call", lambda tape: replace(tape.call, w_hh=None)),
+        ("call", lambda tape: replace(tape.call, ragged=_check.lengths([1] * (B - 1), T, B - 1))),
+        ("call", lambda tape: replace(tape.call, ragged=_check.lengths([1] * B, T + 1, B))),
     ],
-    ids=["number saved", "array saved", "less saved", "array of h", "less h", "dtype", "x"],
 )
 def test_a_tape_with_other_fields(field, value):
     """Pointers go into what it refers to: nothing may be read past an end."""

@@ -16,6 +16,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from trials import changes_in_place
 
 from fastrnn.files import load, save
 from fastrnn.layers import GRU, LSTM, RNN
@@ -201,6 +202,28 @@ def test_what_is_neither_a_path_nor_a_binary_file_is_named(path, got):
     for call in (load, LAYERS[0].save):
         with pytest.raises(TypeError, match=re.escape(f"path: needs a path or a binary file, got {got}")):
             call(path)
+
+
+def test_no_path_is_empty():
+    for call in (load, LAYERS[0].save):
+        with pytest.raises(ValueError, match="path: needs a path, got an empty one"):
+            call("")
+
+
+def test_an_error_names_the_path_that_was_given(tmp_path):
+    path = str(tmp_path / "nowhere" / "layer.fastrnn")
+    with pytest.raises(FileNotFoundError) as caught:
+        LAYERS[0].save(path)
+    assert caught.value.filename == path and "fastrnn-" not in str(caught.value).replace(path, "")
+
+
+@changes_in_place
+def test_a_parameter_s_shape_changed_in_place_is_not_saved(tmp_path):
+    layer = GRU(3, 4, seed=0)
+    layer.params["weight_ih_l0"].shape = (-1,)
+    assert layer.state_dict()["weight_ih_l0"].shape == (12, 3)
+    layer.save(tmp_path / "layer")
+    assert np.array_equal(load(tmp_path / "layer").flat_params, layer.flat_params)
 
 
 def test_no_path_has_null_characters():

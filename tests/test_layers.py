@@ -421,6 +421,18 @@ def test_a_copy_with_its_optimizer_goes_on_learning():
         assert twin.flat_params is adam.params and (twin.params["bias_hh_l0"] < layer.params["bias_hh_l0"]).all()
 
 
+def test_parameters_too_small_for_float32_are_zero():
+    """Whatever NumPy is told to raise elsewhere."""
+    layer = RNN(2, 3)
+    with np.errstate(all="raise"):
+        layer.load_state_dict({name: np.full(array.shape, 1e-300) for name, array in layer.params.items()})
+        assert not layer.flat_params.any()
+        layer.flat_params = np.full(layer.flat_params.shape, -1e300)
+        assert np.isneginf(layer.flat_params).all()
+        layer.params["bias_ih_l0"] = 1e-300
+        assert not layer.params["bias_ih_l0"].any()
+
+
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_uniform_initialisation(kind):
     flat = make(kind, "both").flat_params

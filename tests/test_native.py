@@ -118,6 +118,32 @@ def test_chunks_of_backpropagation(cell, variant, P, ragged, T, B):
     check(cell, make_case(cell, variant, T=T, B=B, I=3, H=9, P=P, lengths=lengths, reverse=ragged))
 
 
+@pytest.mark.parametrize(("T", "B", "length"), [(2, 513, 1), (9, 600, 7)], ids=str)
+@each_cell
+def test_steps_that_no_sequence_has(cell, variant, P, T, B, length):
+    """They are of no chunk of their own, though the rows of the step before fill one."""
+    check(cell, make_case(cell, variant, T=T, B=B, I=3, H=9, P=P, lengths=(length,) * B))
+
+
+@pytest.mark.parametrize("backend", [native, reference], ids=["native", "reference"])
+@each_lengths
+@each_direction
+@each_cell
+def test_gradients_that_nobody_wants(cell, variant, P, reverse, ragged, backend):
+    """They are None, and make no difference to the others."""
+    lengths = (40, 3, 17, 0, 40, 39) * 6 if ragged else None
+    case = make_case(cell, variant, T=40, B=36, I=5, H=9, P=P, lengths=lengths, reverse=reverse)
+    results, tape = forward(backend, call_of(cell, case))
+    losses = losses_of(results, lengths)
+    every = backward(tape, losses)
+    for of_x, of_weights in itertools.product((False, True), repeat=2):
+        grads = backward(tape, losses, of_x=of_x, of_weights=of_weights)
+        dropped = set() if of_x else {"grad_x"}
+        dropped |= set() if of_weights else {name for name in every if name[5:6] in "wb"}
+        assert dropped.isdisjoint(grads)
+        same_bits(grads, {name: array for name, array in every.items() if name not in dropped})
+
+
 # -- arrays of any layout --------------------------------------------------------------------------------------------
 
 
@@ -220,7 +246,7 @@ def test_results_into_views(cell, variant, P, dtype, reverse, ragged):
         view = wide.swapaxes(0, 1)[:, :, half]
         results, tape = forward(native, call, out=view)
         flat, into = side_by_side(call)
-        grads = backward(tape, losses, into)
+        grads = backward(tape, losses, into=into)
         assert results["out"] is view and all(
             np.shares_memory(flat, grads[f"grad_{name}"]) for name in ("w_ih", "w_hh")
         )

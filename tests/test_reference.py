@@ -348,3 +348,11 @@ def test_a_projection_that_changes_its_shape_reaches_no_tape():
     before = reference.lstm_backward(tape, out).w_hr
     w_hr.shape = 1, -1
     np.testing.assert_array_equal(reference.lstm_backward(tape, out).w_hr, before)
+
+
+def test_an_empty_batch_may_have_any_number_of_steps():
+    x, w = np.empty((2**40, 0, 3), np.float32), np.ones((3, 3), np.float32)
+    out, h_n, tape = reference.rnn_forward(x, w, w)
+    assert out.shape == x.shape and h_n.shape == (0, 3)
+    grads = reference.rnn_backward(tape, out)
+    assert grads.x.shape == x.shape and not grads.w_hh.any()

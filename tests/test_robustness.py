@@ -41,7 +41,7 @@ from trials import (
 )
 
 import fastrnn
-from fastrnn import _check, _kernels, config, native, reference
+from fastrnn import _check, _kernels, _run, config, native, reference
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -296,7 +296,7 @@ def test_shapes_that_change_in_place_reach_no_tape(kind, lengths):
 @each_cell
 def test_shapes_that_change_in_place_reach_no_tape_of_a_function(cell, variant, P):
     case = make_case(cell, variant, P=P)
-    out, _, tape = reference.train(native, call_of(cell, case))
+    out, _, tape = _run.forward(native, call_of(cell, case))
     losses = {"grad_out": np.ones_like(out), "grad_h_n": None}
     before = backward(tape, losses)
     for array in (out, *(value for value in case.values() if isinstance(value, np.ndarray))):
@@ -341,6 +341,35 @@ def test_arguments_that_change_the_shape_of_a_layers_others(name):
     given = {"state": state, "lengths": lengths}
     given[name] = Reshaping(given[name], x)
     assert np.array_equal(layer(x, **given)[0], out)
+
+
+def pairs_of_arguments():
+    """Calls of which one argument, when an array is made of it, changes the shape of another."""
+
+    def zeros(*shape):
+        return np.zeros(shape, np.float32)
+
+    T, B, I, H = 5, 2, 3, 1024
+    x, lengths, h, c = np.ones((T, B, I), np.float32), [3, 5], zeros(B, H), zeros(B, H)
+    w_ih, w_hh, layer = zeros(4 * H, I), zeros(4 * H, H), fastrnn.LSTM(I, H, 2)
+    out, _, tape = layer.forward(x)
+    _, _, function_tape = fastrnn.lstm_forward(x, w_ih, w_hh, lengths=lengths)
+    of_layer, other = zeros(2, B, H), zeros(2, B, H)
+    return {
+        "state of a layer": lambda: layer(x, (of_layer, Reshaping(other, of_layer))),
+        "state and lengths": lambda: layer(x, (of_layer, other), Reshaping(np.array(lengths), of_layer)),
+        "state of a function": lambda: fastrnn.lstm(x, w_ih, w_hh, None, None, (h, Reshaping(c, h)), lengths=lengths),
+        "weights": lambda: fastrnn.lstm(x, w_ih, w_hh, Reshaping(zeros(4 * H), w_hh)),
+        "grad_state": lambda: layer.backward(tape, out, (of_layer, Reshaping(other, of_layer))),
+        "gradients": lambda: fastrnn.lstm_backward(function_tape, None, h, Reshaping(c, h)),
+    }
+
+
+@changes_in_place
+@pytest.mark.parametrize("which", pairs_of_arguments())
+def test_any_argument_that_changes_the_shape_of_another(which):
+    for _ in range(3):
+        pairs_of_arguments()[which]()
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------------
@@ -601,6 +630,31 @@ for n in (64, 1):
 """
     many, one = map(int, python(script).stdout.split())
     assert many == usual_threads() - 1 and one == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_worker_keeps_its_processors_and_its_faults():
+    """It may go where it could before it was woken, and a fault in it is not blocked, so that handlers learn of it."""
+    script = """
+import os, signal, time, numpy as np, fastrnn
+from fastrnn import _unroll
+_unroll.set_shared_flops(0)
+_unroll.set_threads(2)
+layer, x = fastrnn.LSTM(8, 16), np.ones((20, 64, 8), np.float32)
+before = set(os.listdir("/proc/self/task"))
+layer(x)
+(worker,) = set(os.listdir("/proc/self/task")) - before
+last = {max(os.sched_getaffinity(0))}
+os.sched_setaffinity(int(worker), last)
+for _ in range(5):
+    time.sleep(0.02)  # it falls asleep
+    layer(x)
+    assert os.sched_getaffinity(int(worker)) == last
+text = open(f"/proc/self/task/{worker}/status").read()
+blocked = int(text.partition("SigBlk:")[2].split()[0], 16)
+print(*(blocked >> (number - 1) & 1 for number in (signal.SIGSEGV, signal.SIGFPE, signal.SIGBUS, signal.SIGINT)))
+"""
+    assert python(script).stdout.split() == ["0", "0", "0", "1"]
 
 
 def test_the_source_folder_says_what_it_is(tmp_path):

@@ -303,3 +303,21 @@ def test_bad_streams():
     for other in ("x", None, GRU, make("gru").freeze(), make("gru").stream()):
         with pytest.raises(TypeError, match="layer: needs an RNN, LSTM or GRU, got "):
             Stream(other)
+
+
+class Liar(np.ndarray):
+    """Says of itself what is not so."""
+
+    shape = property(lambda self: (1, H))
+
+    def __getitem__(self, index):
+        return np.zeros(0, np.float32)
+
+
+def test_out_of_a_subclass_is_what_it_is():
+    stream = LSTM(I, H, seed=0).stream()
+    x, expected = np.ones(I, np.float32), LSTM(I, H, seed=0).stream()(np.ones(I, np.float32))
+    out = np.zeros(H, np.float32).view(Liar)
+    assert stream(x, out=out) is out and np.array_equal(out.view(np.ndarray), expected)
+    with pytest.raises(ValueError, match="out: needs shape"):
+        stream(x[None], out=np.zeros(1, np.float32).view(Liar))

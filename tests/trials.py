@@ -36,13 +36,13 @@ def forward(backend, call, training=True, **given):
     return results, Tape.of(call, saved, backend) if training else None
 
 
-def backward(tape, losses, into=None):
+def backward(tape, losses, **options):
     """The gradients, given those of the results, which `losses_of` makes."""
     if tape.call.x.ndim == 3:
         given = _check.gradients(tape.call, **losses)
     else:  # of packed rows it knows nothing
         given = losses["grad_out"], losses["grad_h_n"], losses.get("grad_c_n")
-    grads = tape.backend.backward(tape, *given, into=into)
+    grads = tape.backend.backward(tape, *given, **options)
     return {f"grad_{name}": a for name in Grads.__slots__ if (a := getattr(grads, name)) is not None}
 
 
