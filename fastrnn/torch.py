@@ -10,6 +10,7 @@ T times, B batch, I input size, H hidden size, P size of h, L layers, D directio
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 from . import _check, config, layers
@@ -171,12 +172,17 @@ class Recurrent(nn.RNNBase):
     # -- what they need --
 
     def _tensors(self) -> list[Tensor] | None:
-        """The weights, where they are parameters and not made from others."""
-        parameters = self._parameters
+        """The weights, where they are parameters, not made from others, and what torch.nn would take."""
+        parameters, names = self._parameters, self._flat_weights_names
         try:
-            return [parameters[name] for name in self._flat_weights_names]
+            tensors = [parameters[name] for name in names]
         except KeyError:
             return None
+        if not same(tensors, self._flat_weights) or not self.__dict__.keys().isdisjoint(names):
+            self._update_flat_weights()  # as torch.nn's do before each pass
+            if not same(tensors, self._flat_weights):
+                return None
+        return tensors
 
     def _weights(self, tensors: list[Tensor]) -> Weights | None:
         """Those as arrays, if the kernels can take them. Only where they are is kept: what they are may change."""
@@ -316,11 +322,15 @@ def from_torch(module: nn.Module) -> layers.Layer:
     Raises
     ------
     TypeError, ValueError
-        If it is another module, a subclass included, or its weights are something else than arrays of one such dtype.
+        If it is another module, a subclass included, or its weights are something else than arrays of one such dtype,
+        or made from others, as by ``weight_norm`` and ``prune``.
     """
     kind = OURS.get(type(module), type(module))
     if kind not in LAYERS:
         raise TypeError(f"module: needs torch.nn.RNN, LSTM or GRU, got {_check.text(type(module).__name__)}")
+    for name in module._flat_weights_names:
+        if name not in module._parameters:
+            raise ValueError(f"module.{name}: needs a parameter, got something made from others: first undo that")
     state, names = module.state_dict(), ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout")
     for name, tensor in state.items():
         if tensor.is_meta or tensor.layout is not torch.strided:
@@ -335,6 +345,11 @@ def from_torch(module: nn.Module) -> layers.Layer:
     layer = LAYERS[kind](**options, dtype=FLOATS[next(iter(state.values())).dtype])
     layer.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
     return layer
+
+
+def same(tensors: list[Any], others: list[Any]) -> bool:
+    """Whether they are the same objects."""
+    return len(tensors) == len(others) and all(map(operator.is_, tensors, others))
 
 
 def _kind(tensor: Tensor) -> str:
