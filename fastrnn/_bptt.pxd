@@ -57,8 +57,9 @@ cdef struct BackJob:  # a backward pass
     const void* c0             # (B, H) by rank
     void* dh                   # (B, P) by rank: in grad_h_n, out the gradient of h0
     void* dc                   # (B, H) by rank
-    const void* w_ih           # as it was given: packed a part of a panel at a time, when its turn comes
-    Py_ssize_t dx_deep         # rows of W_ih in such a part
+    const void* w_ih           # as it was given: packed a part at a time, when its turn comes
+    Py_ssize_t dx_deep         # rows of W_ih in such a part, ...
+    Py_ssize_t dx_wide         # ... and columns, whole panels: one, or several of all rows
     Py_ssize_t first           # row of W_ih that dz begins with
     const void* w_hh           # packed for dz W_hh, in parts, perhaps where its gradient will be
     Py_ssize_t deep            # rows of W_hh in such a part

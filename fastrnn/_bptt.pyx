@@ -52,6 +52,7 @@ cdef Py_ssize_t BACK_ROWS = 512
 # What a near cache is taken to hold where weights are packed in parts, and the fewest rows of a step for which that
 # counts: of fewer the weights take all the time, wherever they are.
 cdef Py_ssize_t NEAR_BYTES = FRNN_NEAR_BYTES, SOME_ROWS = 8
+cdef Py_ssize_t DX_ROWS = 48  # whole tiles
 NONE = (None,) * 5  # the gradients of weights that nobody wants
 
 
@@ -127,24 +128,36 @@ cdef void weight_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int p
     add_rows(K, m1 - m0, <const real*>j.dz + m0, j.lddz, <real*>j.sums + m0)
 
 
-cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* panel) noexcept nogil:
-    """dx (M, I) = dz W_ih, packing W_ih as it goes, a part of a panel at a time: whole it would be as large as its
-    gradient."""
-    cdef Py_ssize_t K = j.G * j.H, width = 4 * lanes(sizeof(real)), n = 0, k, cols, deep, last
-    cdef const real* w = <const real*>j.w_ih
+cdef void pack_w_ih(const BackJob* j, Py_ssize_t k, Py_ssize_t deep, Py_ssize_t n, Py_ssize_t cols,
+                    real* to) noexcept nogil:
+    """The rows of W_ih that dz has k..k+deep-1 for, by the columns n..n+cols-1: its rows from `first` on, then those
+    before."""
+    cdef const real* w = <const real*>j.w_ih + n
+    cdef Py_ssize_t last = min(max(j.G * j.H - j.first - k, 0), deep)
+    pack_columns(last, cols, 0, w + (j.first + k) * j.I, j.I, to, deep, 0)
+    if last < deep:
+        pack_columns(deep - last, cols, 0, w + (j.first + k + last - j.G * j.H) * j.I, j.I, to, deep, last)
+
+
+cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* packed) noexcept nogil:
+    """dx (M, I) = dz W_ih, packing W_ih as it goes, some panels at a time or a part of one: whole it would be as large as
+    its gradient. Some rows are done by all these panels, so that what they take and make is near."""
+    cdef Py_ssize_t K = j.G * j.H, n = 0, k, r, cols, deep, rows = M if j.dx_deep < K else DX_ROWS
+    cdef real* to
     cdef real* so_far
     while n < j.I:
-        cols, k, so_far = min(width, j.I - n), 0, NULL
+        cols, k = min(j.dx_wide, j.I - n), 0
         while k < K:
             deep = min(j.dx_deep, K - k)
-            last = min(max(K - j.first - k, 0), deep)  # of W_ih's rows from j.first on; then those before
-            pack_columns(last, cols, 0, w + (j.first + k) * j.I + n, j.I, panel, deep, 0)
-            if last < deep:
-                pack_columns(deep - last, cols, 0, w + (j.first + k + last - K) * j.I + n, j.I, panel, deep, last)
-            gemm(0, M, cols, deep, dz + k, j.lddz, panel, so_far, j.I, dx + n, j.I)
-            so_far = dx + n
+            pack_w_ih(j, k, deep, n, cols, packed)
+            r = 0
+            while r < M:
+                to = dx + r * j.I + n
+                so_far = to if k > 0 else <real*>NULL
+                gemm(0, min(rows, M - r), cols, deep, dz + r * j.lddz + k, j.lddz, packed, so_far, j.I, to, j.I)
+                r += rows
             k += deep
-        n += width
+        n += cols
 
 
 cdef void input_gradients(const BackJob* j, Py_ssize_t s0, Py_ssize_t s1, int part, int parts,
@@ -368,14 +381,15 @@ cdef class Backward:
         cdef BackJob* j = &self.j
         cdef double a_weight = 2.0 * j.q.R * j.G * j.H
         cdef double flops = a_weight * ((j.of_x + j.of_weights) * j.I + (1 + j.of_weights) * j.P)
-        cdef Py_ssize_t panel = 4 * lanes(self.itemsize), outer_work
+        cdef Py_ssize_t panel = 4 * lanes(self.itemsize), few = self.few_rows(panel), outer_work
         cdef int i
         if j.q.R == 0:
             return
         j.shares = shares_of(backward_task, j.q.B, flops, j.w_hr == NULL and j.w_hn == NULL, j.G * j.H * j.P, j.H,
                              self.itemsize)
-        j.back, j.dx_deep = back, min(j.G * j.H, self.few_rows(panel))
-        j.work_each = panel * j.dx_deep if j.of_x else 0  # for dx; then for the steps, and for the sums
+        j.back, j.dx_deep = back, min(j.G * j.H, few)
+        j.dx_wide = min((j.I + panel - 1) // panel, few // j.dx_deep) * panel
+        j.work_each = j.dx_wide * j.dx_deep if j.of_x else 0  # for dx; then for the steps, and for the sums
         if j.of_x and not consecutive(&j.dx, &j.q, j.I, j.q.B):
             j.work_each += j.rows * j.I
         j.work_each = max(j.work_each, j.q.B * j.H)

@@ -125,6 +125,15 @@ def test_steps_that_no_sequence_has(cell, variant, P, T, B, length):
     check(cell, make_case(cell, variant, T=T, B=B, I=3, H=9, P=P, lengths=(length,) * B))
 
 
+@each_lengths
+@each_cell
+def test_many_inputs(cell, variant, P, ragged):
+    """So many that the way back makes their gradients some columns and rows at a time, the last of either fewer."""
+    for I, H in ((1500, 9), (90, 130)):
+        lengths = (70, 3, 0) if ragged else None
+        check(cell, make_case(cell, variant, T=70, B=3, I=I, H=H, P=P, lengths=lengths, dtype=np.float32))
+
+
 @pytest.mark.parametrize("backend", [native, reference], ids=["native", "reference"])
 @each_lengths
 @each_direction

@@ -489,6 +489,64 @@ def test_weights_are_never_stale(cell, ways):
     assert ways.count("kernels") >= 2 * (len(changes) - 1)
 
 
+@each_cell
+def test_weights_are_those_that_torch_would_take(cell, ways):
+    """Whoever sets what torch.nn's read besides its parameters."""
+
+    def put(module):
+        module._flat_weights = [weight * 0.5 for weight in module._flat_weights]
+
+    def put_one(module):
+        module._flat_weights[0] = module._flat_weights[0] * 0.5
+
+    def hidden(module):
+        module.__dict__["weight_hh_l0"] = module.weight_hh_l0 * 0.5
+
+    def replaced(module):
+        module._parameters["weight_hh_l0"] = nn.Parameter(module.weight_hh_l0.detach() * 2)
+
+    for change, way in ((put, "torch"), (put_one, "torch"), (hidden, "torch"), (replaced, "kernels")):
+        theirs, ours = modules(cell)
+        x, states = inputs(theirs, "time-first")
+        call(ours, x, states)
+        for module in (theirs, ours):
+            change(module)
+        assert_close(call(ours, x, states), call(theirs, x, states))
+        assert ways[-1] == way, change
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
+@each_cell
+def test_nothing_is_computed_that_nobody_wants(cell, bidirectional, monkeypatch):
+    theirs, ours = modules(cell, num_layers=2, bidirectional=bidirectional)
+    D, seen = 1 + bidirectional, []
+    backend = fastrnn.config.backend()
+
+    def watched(tape, *arguments):
+        seen.append(arguments[4:])
+        return backend_backward(tape, *arguments)
+
+    backend_backward = backend.backward
+    monkeypatch.setattr(backend, "backward", watched)
+    for data, frozen, wanted in (
+        (True, (), [(True, True)] * D + [(False, True)] * D),
+        (False, ("weight", "bias"), [(True, False)] * D + [(True, False)] * D),
+        (True, ("weight_ih_l1", "weight_hh_l1", "weight_hr_l1", "bias_ih_l1", "bias_hh_l1"), None),
+    ):
+        results = []
+        for module in (theirs, ours):
+            for name, parameter in module.named_parameters():
+                parameter.requires_grad_(not name.startswith(frozen) if frozen else True)
+            x, states = inputs(module, "time-first")
+            x.requires_grad_(not data)
+            leaves = [part for part in (x, *module.parameters()) if part.requires_grad]
+            loss = sum(part.square().sum() for part in flat(call(module, x, states)))
+            results.append(torch.autograd.grad(loss, leaves))
+        assert_close(results[1], results[0])
+        assert seen == (wanted or [(True, False)] * D + [(False, True)] * D)
+        seen.clear()
+
+
 def test_old_weights_are_not_kept():
     """After a module has moved, even if it never comes back to the kernels."""
     for move in (nn.Module.half, lambda module: setattr(module.weight_ih_l0, "data", module.weight_ih_l0.data.half())):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch_cases import (
     CELLS,
@@ -206,6 +206,10 @@ def test_from_torch(cell, options, dtype):
         assert (layer.flat_params == before).all()
 
 
+def pruned():
+    return prune.l1_unstructured(nn.GRU(I, H), "weight_hh_l0", 0.5)
+
+
 def normed():
     return parametrize.register_parametrization(nn.GRU(I, H), "weight_hh_l0", nn.Identity())
 
@@ -217,6 +221,7 @@ def normed():
         (nn.LSTMCell(2, 3), TypeError, "got 'LSTMCell'"),
         (Named(I, H), TypeError, "got 'Named'"),
         (normed(), TypeError, "got 'ParametrizedGRU'"),
+        (pruned(), ValueError, "module.weight_hh_l0: needs a parameter, got something made from others"),
         ("lstm.pt", TypeError, "got 'str'"),
         (nn.GRU(I, H, dtype=torch.bfloat16), TypeError, "module.weight_ih_l0: needs float32 or float64.*bfloat16"),
         (nn.GRU(I, H, device="meta"), ValueError, "module.weight_ih_l0: needs numbers.*meta"),
