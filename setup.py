@@ -8,6 +8,7 @@ CFLAGS or LDFLAGS are set, these say what to optimise and to leave out.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
+
+# README's beginning; links within the repository would lead nowhere.
+DESCRIPTION = Path("README.md").read_text("utf-8").split("\n## From other frameworks")[0]
+DESCRIPTION = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", DESCRIPTION)
 
 CORE, HEADERS = sorted(glob("csrc/*.c")), sorted(glob("csrc/*.h"))
 FLAGS = ["-std=c11", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]  # in this order
@@ -81,7 +86,7 @@ class Build(build_ext):
 
 
 setup(
-    long_description=Path("README.md").read_text("utf-8").split("\n## From other frameworks")[0],  # its first quarter
+    long_description=DESCRIPTION,
     long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [extension(name) for name in ("_kernels", "_unroll", "_bptt", "_rnn", "_lstm", "_gru", "_stepper")],

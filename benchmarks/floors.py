@@ -253,10 +253,10 @@ def import_time() -> Line:
 
 def wheel_size(wheel: Path | None) -> Line:
     """The size of a wheel, built for the purpose if none is given."""
-    line = Line("the wheel", "< 1.5 MB")
+    line = Line("the wheel", "< 1 MB")
     with tempfile.TemporaryDirectory() as folder:
         size = (wheel or built_wheel(Path(folder))).stat().st_size
-    line.add(f"{size / 1e6:.2f} MB", size < 1.5e6)
+    line.add(f"{size / 1e6:.2f} MB", size < 1e6)
     return line
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import fastrnn
 
+from . import config
 from .config import MOST_THREADS
 
 CHAPTERS = """chapters:
@@ -83,6 +84,8 @@ def bench(args: argparse.Namespace) -> int:
     fastrnn.show_config()
     results = benchmark.measured(progress(benchmark.grid(args.quick), "cases"), args.quick)
     print("", benchmark.table(results), "A step is one time step of all B sequences.", sep="\n")
+    if config.backend() is fastrnn.reference:
+        print("Both sides are NumPy: the compiled kernels are not in use.")
     return 0
 
 

@@ -3,8 +3,8 @@
 
 FASTRNN_BACKEND      native or numpy; unset: native where it can be loaded, else numpy with a warning
 FASTRNN_ISA          the highest instruction set to use: portable, avx2 or avx512
-FASTRNN_NUM_THREADS  the most threads a call may use; unset: one for each processor of this process,
-                     in a container for each whose time it has
+FASTRNN_NUM_THREADS  the most threads a call may use; unset: as many as the processors this process may use, or
+                     its container's CPU quota, rounded up, if that is less
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def get_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set the most threads that a call may use.
 
-    A call uses fewer where more would not pay, and no more than this process has processors now, or, in a container,
-    had the time of when it began. Results have the same bits with any number. The NumPy backend takes no notice: its
-    threads are those of NumPy's BLAS.
+    A call uses fewer where more would not pay, and no more than the processors this process may use now, or its
+    container's CPU quota when it began. Results have the same bits with any number. The NumPy backend takes no notice:
+    its threads are those of NumPy's BLAS.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def _default_threads() -> int:
 
 
 def _share() -> float:
-    """How many processors' time a container has; without a limit as many as there may be."""
+    """The CPU quota of a container in processors; infinite without one."""
     found = math.inf
     for folder in GROUPS:
         with suppress(OSError, ValueError, ZeroDivisionError):  # no limit says "max", an older one -1
@@ -158,7 +158,7 @@ def _share() -> float:
 
 
 def _processors() -> int:
-    """How many this process may run on, or, in a container, has the time of."""
+    """How many this process may use: those it may run on, or its container's quota, rounded up."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(usable, SHARE)))
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import bench, cli
+from fastrnn import bench, cli, reference
+from fastrnn.config import backend
 
 
 def run(capsys, *argv):
@@ -130,12 +131,14 @@ def test_bench_quick_prints_an_aligned_table():
     assert done.returncode == 0, done.stderr
     config, table = done.stdout.split("\n\n")
     assert re.search(r"^threads +1$", config, re.MULTILINE)
-    head, rule, *rows, note = table.splitlines()
+    head, rule, *rows = table.splitlines()
+    rows, notes = rows[:12], rows[12:]
     assert head.split()[:5] == ["cell", "T", "B", "H", "mode"]
     assert len(rows) == len(bench.grid(quick=True)) == 12
     assert {len(line) for line in (head, rule, *rows)} == {len(head)}
     assert all(float(row.split()[-1].removesuffix("x")) > 0 for row in rows)
-    assert "time step" in note
+    assert "time step" in notes[0]
+    assert ["Both sides are NumPy" in note for note in notes[1:]] == [True] * (backend() is reference)
 
 
 def test_bench_starts_again_with_its_own_arguments(monkeypatch):

@@ -177,8 +177,10 @@ def included():
     """(document, file, text): what an include of the documentation begins after or ends before."""
     for path in sources("docs/*.md"):
         for file, options in re.findall(r"```\{(?:literal)?include\} (\S+)\n((?::.*\n)*)", path.read_text("utf-8")):
-            for text in re.findall(r":(?:start-after|end-before): (.+)", options):
+            for text in re.findall(r":(?:start-after|start-at|end-before|end-at): (.+)", options):
                 yield path.name, file, text.strip('"')
+            for name in re.findall(r":pyobject: (.+)", options):
+                yield path.name, file, f"def {name}("
 
 
 @pytest.mark.parametrize(("document", "file", "text"), list(included()))
@@ -189,6 +191,16 @@ def test_what_documents_include_is_there(document, file, text):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_gives_the_two_commands(command):
     assert command in (ROOT / "README.md").read_text("utf-8")
+
+
+PAGES = sources("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "examples/*.md")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_prose_is_narrow(path):
+    """Tables, pictures and what the benchmarks print aside."""
+    lines = re.sub(r"<!-- floors: begin.*floors: end -->", "", path.read_text("utf-8"), flags=re.S).splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith(("|", "!["))]
 
 
 # -- the files -------------------------------------------------------------------------------------------------------
