@@ -51,10 +51,9 @@ INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) 
 /* p of the above, and 2^k, for e^-x. Horner's rule in r^2, two coefficients at a time: what it costs is latency. */
 INLINE vec reduced_expm1(vec x, vec *scale)
 {
-    vec n = fmadd(x, all((real)-1.44269504088896340736), all(ROUND));
-    *scale = (vec)((ivec)n << MANTISSA);
-    n = n - all(ROUND);
-    vec r = fmadd(n, all(-LN2_LOW), fmadd(n, all(-LN2_HIGH), -x)), r2 = r * r;
+    vec shifted = fmadd(x, all((real)-1.44269504088896340736), all(ROUND)), k = shifted - all(ROUND);
+    *scale = (vec)((ivec)shifted << MANTISSA);
+    vec r = fmadd(k, all(-LN2_LOW), fmadd(k, all(-LN2_HIGH), -x)), r2 = r * r;
     vec q = all(q_coefficients[0]);
     UNROLL for (int i = 1; i < (int)(sizeof q_coefficients / sizeof *q_coefficients); i += 2)
         q = fmadd(q, r2, fmadd(all(q_coefficients[i]), r, all(q_coefficients[i + 1])));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * apart.h - the cells apart from their products, from finished pre-activations: for peepholes and a clip, so that the
  * steps of body.h have nothing to do with either, for Cho's GRU, which needs r of all units before any n, and for a
- * lone step, whose weights are not packed. Part of body.h. */
+ * lone step, whose weights are not packed. Part of body.h, whose vectors, sums and slopes it uses. */
 
 /* Kept in -clip..clip; NaN stays NaN. */
 INLINE vec clipped(vec z, real clip) { return max(all(-clip), -max(all(-clip), -z)); }

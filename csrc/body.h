@@ -3,8 +3,8 @@
  *
  * isa_*.[ch] include it with FRNN_WIDE set (is the type double?), a vec_*.h in view, inside the target region of their
  * instruction set, and isa_*.c make a table of FRNN_PRIMITIVES. Letters as in frnn.h, and: VL lanes, V vectors of a
- * tile, m its rows, p panels taken together, u the first unit of a block, buf a tile of accumulators between product
- * and cell: [row][vector][lane]. */
+ * tile, m its rows, t its number in a panel, p panels taken together, b the number of a block (a panel of gemm, or the
+ * gates of VL units), u its first unit, buf a tile of accumulators between product and cell: [row][vector][lane]. */
 
 #define PANEL (4 * VL)
 #define NEAR ((ptrdiff_t)(FRNN_NEAR_BYTES / sizeof(real)))
@@ -22,6 +22,11 @@ INLINE void set(real *p, vec v, ptrdiff_t lanes)
     else
         put_part(p, v, lanes);
 }
+
+/* Row i and the vector of units from u on, of which `lanes` are there. */
+#define EACH_VECTOR(n, U)                                                                                              \
+    for (ptrdiff_t i = 0; i < n; i++)                                                                                  \
+        for (ptrdiff_t u = 0, lanes; lanes = least(VL, U - u), u < U; u += VL)
 
 /* One row of V vectors, the last one perhaps cut short, to or from V full ones. */
 INLINE void take_columns(ptrdiff_t cols, const real *from, real *to)
@@ -113,7 +118,8 @@ static void pack_gates(ptrdiff_t G, ptrdiff_t H, ptrdiff_t K, int first, const r
 
 /* ---- the one product under everything ---------------------------------------------------------------------------- */
 
-/* Where accumulators start: row r, vector v at `at + r * ld + v * apart`, but those of the last vector at `last`.
+/* Where accumulators start: row r, vector v at `at + r * ld + v * apart`, but those of the last vector at `last`. So
+ * they may be a row's next vectors (gemm), the same units of each gate, H apart (a step), or in part a bias (the GRU).
  * Tiles take it field by field: as a struct, by pointer or not, it took 2 to 5 % of gemm's speed. */
 typedef struct start {
     const real *at;
@@ -217,12 +223,12 @@ INLINE tile_function *tile_of(ptrdiff_t m, ptrdiff_t V, const real *next)
     return next && V > 2 && less < 2 ? asking[V - 3][less] : tiles[V - 1][m - 1];
 }
 
-/* What the t-th tile of a panel K deep asks for of the next one, or null: each tile for a line of every k, so that
- * nothing waits for it, until all are asked for. */
+/* What the t-th tile, K deep, asks for of the next panel, so many numbers, or null: each tile for a line of every k, so
+ * that nothing waits for it, until all are asked for. */
 #define LINE ((ptrdiff_t)(64 / sizeof(real)))
-INLINE const real *share_of(const real *panel, ptrdiff_t t, ptrdiff_t V, ptrdiff_t K)
+INLINE const real *share_of(const real *panel, ptrdiff_t numbers, ptrdiff_t t, ptrdiff_t K)
 {
-    return panel && t * LINE < V * VL ? panel + t * K * LINE : NULL;
+    return panel && t * K * LINE < numbers ? panel + t * K * LINE : NULL;
 }
 
 /* Rows of the next tile when `left` are to do: as even as they can be (32 = 6,6,5,5,5,5). */
@@ -291,7 +297,8 @@ INLINE const real *block_after(ptrdiff_t b, ptrdiff_t blocks, int turn, const re
     return b + 1 < blocks && blocks * size > NEAR / 3 ? w + block_at(b + 1, blocks, turn) * size : NULL;
 }
 
-/* How many blocks go together from the b-th one on, of V vectors each and K deep, if the n rows are a lone one. */
+/* How many blocks go together from the b-th one on, of V vectors each and K deep, if the n rows are a lone one: of the
+ * first `whole` blocks, since the last may lack lanes. */
 INLINE ptrdiff_t together(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole,
                           int turn)
 {
@@ -321,7 +328,7 @@ static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
             continue;
         }
         for (ptrdiff_t r = 0, m; r < M; r += m) {
-            const real *next = share_of(after, t++, V, K);
+            const real *next = share_of(after, K * V * VL, t++, K);
             m = tile_rows(M - r, V);
             if (cols == V * VL) {
                 from = start_at(V, zn + r * zrow, zrow, VL);
@@ -583,14 +590,15 @@ static void rnn_step(int turn, ptrdiff_t n, ptrdiff_t U, int relu, const real *z
         for (ptrdiff_t r = 0, m, t = 0; r < n; r += m) {
             m = tile_rows(n - r, V);
             rnn_panel(m, V, cols, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,
-                      w + u * (I + P), buf, share_of(after, t++, V, P));
+                      w + u * (I + P), buf, share_of(after, V * VL * (I + P), t++, P));
             rnn_cells(m, cols, relu, buf, V * VL, h + r * ldh + u, ldh);
         }
     }
 }
 
-/* A block of units, compiled apart for a lone row and for whole vectors: the one keeps its accumulators in registers,
- * the other needs no masked stores of h and c, which would hold up the next step's loads of them. */
+/* A block of units by BLOCK_OF(m, lanes), a call that the step defines, compiled apart for a lone row and for whole
+ * vectors: the one keeps its accumulators in registers, the other needs no masked stores of h and c, which would hold
+ * up the next step's loads of them. */
 #define EACH_KIND(m, lanes)                                                                                            \
     do {                                                                                                               \
         if (lanes != VL)                                                                                               \
@@ -667,7 +675,7 @@ static void lstm_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const rea
         }
         const real *after = block_after(b, blocks, turn, w, depth * VL);
         for (ptrdiff_t r = 0, m, t = 0; r < n; r += m) {
-            const real *next = share_of(after, t++, 4, P);
+            const real *next = share_of(after, depth * VL, t++, P);
             m = tile_rows(n - r, 4);
 #define BLOCK_OF(m, lanes)                                                                                             \
     lstm_block(m, lanes, 0, H, z + r * ldz + u, ldz, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev, ldh_prev, P,    \
@@ -744,7 +752,7 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
         }
         const real *after = block_after(b, blocks, turn, w, depth * VL);
         for (ptrdiff_t r = 0, m, t = 0; r < n; r += m) {
-            const real *next = share_of(after, t++, 3, H);
+            const real *next = share_of(after, depth * VL, t++, H);
             m = tile_rows(n - r, 3);
 #define BLOCK_OF(m, lanes)                                                                                             \
     gru_block(m, lanes, 0, H, z + r * ldz + u, ldz, b_hn + u, 0, row_of(x, r, ldx), ldx, I, h_prev + r * ldh_prev,     \
@@ -757,10 +765,6 @@ static void gru_step(int turn, ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real
 }
 
 /* ---- one step backward ------------------------------------------------------------------------------------------- */
-
-#define EACH_VECTOR(n, U)                                                                                              \
-    for (ptrdiff_t i = 0; i < n; i++)                                                                                  \
-        for (ptrdiff_t u = 0, lanes; lanes = least(VL, U - u), u < U; u += VL)
 
 INLINE vec sigmoid_slope(vec s) { return s * (all(1) - s); }
 INLINE vec tanh_slope(vec t) { return fmadd(-t, t, all(1)); }

@@ -24,7 +24,7 @@ from fastrnn._kernels cimport (
     pack_parts,
     padded,
     real,
-    run as run_shared,
+    run_task,
 )
 from fastrnn._rows cimport (
     Sequence,
@@ -140,8 +140,8 @@ cdef void pack_w_ih(const BackJob* j, Py_ssize_t k, Py_ssize_t deep, Py_ssize_t 
 
 
 cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* packed) noexcept nogil:
-    """dx (M, I) = dz W_ih, packing W_ih as it goes, some panels at a time or a part of one: whole it would be as large as
-    its gradient. Some rows are done by all these panels, so that what they take and make is near."""
+    """dx (M, I) = dz W_ih, packing W_ih as it goes, some panels at a time or a part of one: whole it would be as large
+    as its gradient. Some rows are done by all these panels, so that what they take and make is near."""
     cdef Py_ssize_t K = j.G * j.H, n = 0, k, r, cols, deep, rows = M if j.dx_deep < K else DX_ROWS
     cdef real* to
     cdef real* so_far
@@ -398,7 +398,7 @@ cdef class Backward:
             j.work_each = max(j.work_each, outer_work)
         j.work = <char*>self.block(j.work_each * j.shares.parts)
         with nogil:
-            run_shared(backward_task, j, j.shares.parts, j.shares.kind)
+            run_task(backward_task, j, j.shares.parts, j.shares.kind)
 
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *:
         """b[row:row+n] becomes the sums of dz's columns from `column` on."""

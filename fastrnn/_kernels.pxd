@@ -154,7 +154,7 @@ cdef const frnn_f64* f64
 cdef Py_ssize_t LONG
 
 # The C functions themselves are linked into _kernels alone; the other modules reach them through it.
-cdef void run(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil
+cdef void run_task(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil
 cdef void barrier(int parts) noexcept nogil
 cdef bint worth(frnn_kind kind) noexcept nogil
 cdef unsigned long flush() noexcept nogil

@@ -44,7 +44,7 @@ def compiler():
     return frnn_compiler().decode()
 
 
-cdef void run(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil:
+cdef void run_task(frnn_task task, void* job, int want, frnn_kind kind) noexcept nogil:
     frnn_run(task, job, want, kind)
 
 

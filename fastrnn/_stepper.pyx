@@ -322,7 +322,7 @@ def lone_call(call, out):
     cdef Cell cell = CELLS[call.variant]
     if cell == GRU_BEFORE or call.w_hr is not None or call.clip is not None or call.peephole is not None:
         return None
-    if call.ragged is not None:  # of length 0
+    if call.ragged is not None:  # of length 0, or packed
         return None
     shape, dtype = (1, call.H), call.w_ih.dtype
     h = np.zeros(shape, dtype) if call.h0 is None else call.h0.copy()

@@ -19,7 +19,7 @@ from fastrnn._kernels cimport (
     packed_columns,
     plain,
     real,
-    run as run_shared,
+    run_task,
     worth,
 )
 from fastrnn._rows cimport (
@@ -113,7 +113,7 @@ cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible
     return its
 
 
-cdef Py_ssize_t cut(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts) noexcept nogil:
+cdef Py_ssize_t first_rank(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts) noexcept nogil:
     """The first rank of a part; parts have about the same number of steps among s0..s1-1."""
     cdef Py_ssize_t r, steps = 0, all_steps = before(q, s1) - before(q, s0)
     if q.lengths == NULL:
@@ -136,8 +136,8 @@ cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py
 cdef void share(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
                 Py_ssize_t* r1) noexcept nogil:
     """The ranks r0..r1-1 of a part, for the steps s0..s1-1."""
-    r0[0] = cut(q, s0, s1, part, parts) if part > 0 else 0
-    r1[0] = cut(q, s0, s1, part + 1, parts) if part + 1 < parts else q.B
+    r0[0] = first_rank(q, s0, s1, part, parts) if part > 0 else 0
+    r1[0] = first_rank(q, s0, s1, part + 1, parts) if part + 1 < parts else q.B
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
@@ -240,7 +240,10 @@ cdef const real* inputs(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r
 
 cdef void project(const Job* j, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1, int part, int parts,
                   real* x_rows, real* z, real* panel) noexcept nogil:
-    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed; parts > 1: this part's units of it."""
+    """z = x W_ih^T + b for the rows at work in the steps of a chunk, packed.
+
+    parts > 1: they share out the steps to bring x together, and, when all of it is there, the units of z, which are
+    then read across the parts' bounds."""
     cdef Py_ssize_t first = s0 + (s1 - s0) * part // parts, end = s0 + (s1 - s0) * (part + 1) // parts
     cdef Py_ssize_t GH = j.G * j.H, skipped = 0, rows, u0, U
     if parts > 1:
@@ -327,7 +330,7 @@ cdef void forward_task(void* job, int part, int parts) noexcept nogil:
         forward_rows(j, r0, r1, 0, 1, <float*>j.work + part * j.work_each)
 
 
-cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
+cdef int run_job(Job* j, PackedWeights w, Memory tape) except -1:
     """All that is left to be found out about a job, then the job."""
     cdef Py_ssize_t size = itemsize(j), GH = j.G * j.H, rows
     cdef double flops = 2.0 * j.q.R * GH * (j.I + j.P)
@@ -350,7 +353,7 @@ cdef int run(Job* j, PackedWeights w, Memory tape) except -1:
     cdef Memory workspace = Memory((j.work_each + (j.shares.parts - 1) * more) * size)
     j.work = workspace.at
     with nogil:
-        run_shared(forward_task, j, j.shares.parts, j.shares.kind)
+        run_task(forward_task, j, j.shares.parts, j.shares.kind)
     return 0
 
 
@@ -403,7 +406,7 @@ cdef class PackedWeights:
         j.x, j.out = laid_out(a.data, &j.q, j.I, batch_first), laid_out(address(out), &j.q, j.P, batch_first)
         j.h0 = j.h_n = address(h)
         j.c = address(c)
-        run(&j, self, None)
+        run_job(&j, self, None)
         return out, (h, c) if lstm else h
 
 
@@ -450,7 +453,7 @@ def forward(call, bint training, out, PackedWeights w):
         c = None if c0 is None else c0.copy()
     j.x, j.out = view_of(call.x, &j.q, itemsize(&j)), view_of(out, &j.q, itemsize(&j), True)
     j.h_n, j.c = address(h, True), address(c, True)
-    run(&j, w, tape)
+    run_job(&j, w, tape)
     if j.wide:
         clear_padding(&j.out, &j.q, j.P, <double*>j.out.data)
     else:

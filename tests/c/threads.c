@@ -178,7 +178,23 @@ static int interrupted_calls(unsigned long long key)
 /* The quicker way is taken, the other tried, and more seldom from time to time, as soon as it is not the same one. */
 static void check_policy(void)
 {
-    enum { GOOD = 1, FAR, NEW, LATE, WELL, SELDOM, OFTEN, WAKING, SLOW, QUICK, FIRST, AGAIN, BUSY, TURN, NEVER = 1 << 30 };
+    enum {
+        GOOD = 1,
+        FAR,
+        NEW,
+        LATE,
+        WELL,
+        SELDOM,
+        OFTEN,
+        WAKING,
+        SLOW,
+        QUICK,
+        FIRST,
+        AGAIN,
+        BUSY,
+        TURN,
+        NEVER = 1 << 30
+    };
     const frnn_kind good = {GOOD, WORK}, far = {FAR, WORK}, first = {FIRST, WORK};
     REQUIRE(frnn_worth(good) && frnn_worth(far)); /* nothing known */
     int goods = shared_calls(GOOD, 1e-4, 6e-5, NEVER, 0, 1000);
@@ -195,7 +211,7 @@ static void check_policy(void)
     for (int call = 0; call < 500; call++)
         for (int key = 0; key < 4; key++)
             in_turn += shared_calls(TURN + 128 * key, 1e-4, 1.4e-4, NEVER, 0, 1);
-    REQUIRE(in_turn < 200); /* kinds that are alike have records of their own */
+    REQUIRE(in_turn < 200);                                        /* kinds that are alike have records of their own */
     REQUIRE(shared_calls(NEW, 1e-4, 9.8e-5, NEVER, 0, 1000) < 40); /* not worth another's processor */
     REQUIRE(waking_calls(WAKING, 1000) > 950);
     frnn_note(first, 2, 4e-3, 0); /* the first call of all may have made the threads */
