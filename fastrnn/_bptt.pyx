@@ -142,7 +142,8 @@ cdef void pack_w_ih(const BackJob* j, Py_ssize_t k, Py_ssize_t deep, Py_ssize_t 
 cdef void times_w_ih(const BackJob* j, Py_ssize_t M, const real* dz, real* dx, real* packed) noexcept nogil:
     """dx (M, I) = dz W_ih, packing W_ih as it goes, some panels at a time or a part of one: whole it would be as large
     as its gradient. Some rows are done by all these panels, so that what they take and make is near."""
-    cdef Py_ssize_t K = j.G * j.H, n = 0, k, r, cols, deep, rows = M if j.dx_deep < K else DX_ROWS
+    cdef Py_ssize_t K = j.G * j.H, n = 0, k, r, cols, deep
+    cdef Py_ssize_t rows = DX_ROWS if j.dx_wide > 4 * lanes(sizeof(real)) else M
     cdef real* to
     cdef real* so_far
     while n < j.I:
