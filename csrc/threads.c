@@ -245,12 +245,13 @@ static int hire(int want)
 static void wake_elsewhere(worker *w)
 {
     cpu_set_t its, others;
-    int here = sched_getcpu();
-    bool choice = here >= 0 && pthread_getaffinity_np(w->thread, sizeof its, &its) == 0;
-    others = its;
-    if (choice)
+    const int here = sched_getcpu();
+    bool choice = false;
+    if (here >= 0 && pthread_getaffinity_np(w->thread, sizeof its, &its) == 0) {
+        others = its;
         CPU_CLR((unsigned)here, &others);
-    choice = choice && CPU_COUNT(&others) > 0 && !CPU_EQUAL(&its, &others);
+        choice = CPU_COUNT(&others) > 0 && !CPU_EQUAL(&its, &others);
+    }
     if (choice)
         pthread_setaffinity_np(w->thread, sizeof others, &others);
     pthread_cond_signal(&w->wake);
