@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
 # README's beginning; links within the repository would lead nowhere.
-DESCRIPTION = Path("README.md").read_text("utf-8").split("\n## From other frameworks")[0]
+DESCRIPTION = Path("README.md").read_text("utf-8").split("\n## In use")[0]
 DESCRIPTION = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", DESCRIPTION)
 
 CORE, HEADERS = sorted(glob("csrc/*.c")), sorted(glob("csrc/*.h"))

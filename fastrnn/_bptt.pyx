@@ -43,7 +43,7 @@ from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, s
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
-from numpy import intp, ndarray
+from numpy import ndarray
 
 from fastrnn._records import GATES, Grads
 
@@ -242,14 +242,6 @@ cdef bint are_weights(object call, int G, Py_ssize_t I, Py_ssize_t H, Py_ssize_t
     return is_plain(call.w_hr, size, 2, P, H)
 
 
-cdef bint are_ranks(object ragged, Py_ssize_t T, Py_ssize_t B) except -1:
-    """Whether it has arrays of T steps and B rows; what they hold is not looked at."""
-    for array, n in ((ragged.alive, T), (ragged.start, T + 1), (ragged.lengths, B), (ragged.order, B)):
-        if type(array) is not ndarray or array.shape != (n,) or array.dtype != intp or not array.flags.c_contiguous:
-            return False
-    return True
-
-
 cdef bint holds(object memory, Py_ssize_t bytes) noexcept:
     return type(memory) is Memory and (<Memory>memory).size >= bytes
 
@@ -257,19 +249,20 @@ cdef bint holds(object memory, Py_ssize_t bytes) noexcept:
 cdef bint intact(object call, tuple saved) except -1:
     """Whether a tape still has what forward gave it: its fields can be assigned, and pointers go into them."""
     cdef Py_ssize_t T = call.T, B = call.B, I = call.I, H = call.H, P = call.P, R = T * B, size = call.dtype.itemsize
-    cdef Py_ssize_t width = H * {"rnn": 0, "gru": FRNN_GRU_TAPE, "lstm": FRNN_LSTM_TAPE}[call.cell]
+    cdef int G = GATES[call.cell]
+    cdef Py_ssize_t width = H * (FRNN_LSTM_TAPE if G == 4 else FRNN_GRU_TAPE if G == 3 else 0)
     if saved is None or len(saved) != 4:
         return False
     gates, tape_width, h, c0 = saved
     if call.ragged is not None:
-        if not are_ranks(call.ragged, T, B):
+        if not call.ragged.fits(T, B):
             return False
         R = call.ragged.start[T]
     if min(I, H, P) < 1 or not is_input(call.x, T, B, R, I, size):
         return False
-    if not are_weights(call, GATES[call.cell], I, H, P, size):
+    if not are_weights(call, G, I, H, P, size):
         return False
-    if (c0 is None) == (call.cell == "lstm") or not is_plain(c0, size, 2, B, H):
+    if (c0 is None) == (G == 4) or not is_plain(c0, size, 2, B, H):
         return False
     return tape_width == width and holds(gates, R * width * size) and holds(h, (B + R) * P * size)
 

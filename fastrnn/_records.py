@@ -89,6 +89,12 @@ class Ragged:
         alive = np.ascontiguousarray(alive, np.intp)
         return cls(order, lengths, alive, _before(alive), in_order=True)
 
+    def fits(self, T: int, B: int) -> bool:
+        """Whether the arrays, which can be assigned, are of T steps and B rows; what they hold is not looked at."""
+        sizes = ((self.alive, T), (self.start, T + 1), (self.lengths, B), (self.order, B))
+        arrays = all(type(array) is np.ndarray and array.dtype == np.intp for array, _ in sizes)
+        return arrays and all(array.shape == (n,) and array.flags.c_contiguous for array, n in sizes)
+
 
 def _before(alive: np.ndarray) -> np.ndarray:
     start = np.zeros(len(alive) + 1, np.intp)
