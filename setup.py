@@ -73,7 +73,7 @@ class Build(build_ext):
         super().build_extension(ext)
 
     def take_clang_cl(self, path):
-        """Compile by it, and link what the compiler's test of the processor is in."""
+        """Compile with it, and link its run-time library, which has __builtin_cpu_supports."""
         if path is None:
             raise SystemExit("fastrnn: the kernels need GCC or Clang, and on Windows clang-cl: it is not on the path")
         self.compiler.initialize()

@@ -56,17 +56,17 @@ def peak(prepare: Callable[[Task], Run], asked: Peak) -> int | None:
     """Bytes of a first call, in a child process; None where there is no Linux, or the library cannot do the task."""
     if not CLEAR_REFS.exists():
         return None
-    there, here = os.pipe()
+    reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # JAX warns of forks after it has started threads
         child = os.fork()
     if child == 0:
         try:
-            os.write(here, str(first_call(prepare, asked)).encode())
+            os.write(writer, str(first_call(prepare, asked)).encode())
         finally:
             os._exit(0)
-    os.close(here)
-    with os.fdopen(there) as answer:
+    os.close(writer)
+    with os.fdopen(reader) as answer:
         text = answer.read()
     os.waitpid(child, 0)
     return int(text) if text else None

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The process of one peer: `python _peer_worker.py MODULE FUNCTION`, started by `peers.py` with all threads set.
 
-It reads from stdin a Task, and answers with the arrays of its first runs, or why it cannot; or a number of calls,
-and answers with the seconds that a call of the last task took, after one more, which finds in the caches what the other
-libraries left there; or a Peak, and answers with bytes or None: to be asked
-before any Task.
+It reads from stdin, and answers:
+a Task with the arrays of its first runs, or why it cannot;
+a number of calls with the seconds of one of the last task, after one that is not timed: it finds in the caches what the
+other libraries left there;
+a Peak, to be asked before any Task, with bytes or None.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from fastrnn.config import ISAS, describe
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "csrc"
 CC = os.environ.get("CC", "cc")
-FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno")  # setup.py's
+FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno")  # those of setup.py that change the code
 LINKED = ("-pthread", f"-I{CSRC}")
 TARGET = {  # what csrc/isa_*.c open a region for
     "portable": (),

@@ -12,7 +12,7 @@
 #define ROUND (0x1.8p52 + EXPONENT_BIAS)
 #define LN2_HIGH 0x1.62e42fee00000p-1
 #define LN2_LOW 0x1.a39ef35793c76p-33
-#define SIGMOID_END 709.0 /* 2^-k is 0 here, and 1 / (1 + e^x) subnormal, which counts as 0 */
+#define SIGMOID_END 709.0 /* 2^k, of e^-x, is 0 here, and sigmoid(-x) subnormal, which counts as 0 */
 #define TANH_END 38.2     /* 1 - e^-x is 1 above */
 #else
 #define EXPONENT_BIAS 127

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * apart.h - the cells apart from their products, from finished pre-activations: for peepholes and a clip, so that the
  * steps of body.h have nothing to do with either, for Cho's GRU, which needs r of all units before any n, and for a
- * lone step, whose weights are not packed. Part of body.h, whose vectors, sums and slopes it uses. */
+ * lone step, whose weights are not packed. Part of body.h, whose vectors, activations and slopes it uses. */
 
 /* Kept in -clip..clip; NaN stays NaN. */
 INLINE vec clipped(vec z, real clip) { return max(all(-clip), -max(all(-clip), -z)); }
@@ -69,5 +69,30 @@ static void gru_reset(ptrdiff_t n, ptrdiff_t H, real clip, const real *z, const 
             set(to + H, zt, lanes);
             set(to + 2 * H, nt, lanes);
         }
+    }
+}
+
+static void gru_reset_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev, real *dh,
+                           real *dz, ptrdiff_t lddz)
+{
+    EACH_VECTOR(n, H)
+    {
+        const real *row = tape + i * FRNN_GRU_TAPE * H + u;
+        real *to = dz + i * lddz + u;
+        vec z = get(row + H, lanes), nt = get(row + 2 * H, lanes), dht = get(dh + i * H + u, lanes);
+        set(to, dht * (all(1) - z) * tanh_slope(nt), lanes);
+        set(to + 2 * H, dht * (get(h_prev + i * ldh_prev + u, lanes) - nt) * sigmoid_slope(z), lanes);
+        set(dh + i * H + u, dht * z, lanes);
+    }
+}
+
+static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev,
+                           const real *drh, real *dh, real *dz, ptrdiff_t lddz)
+{
+    EACH_VECTOR(n, H)
+    {
+        vec r = get(tape + i * FRNN_GRU_TAPE * H + u, lanes), d = get(drh + i * H + u, lanes);
+        set(dz + i * lddz + H + u, d * get(h_prev + i * ldh_prev + u, lanes) * sigmoid_slope(r), lanes);
+        set(dh + i * H + u, fmadd(d, r, get(dh + i * H + u, lanes)), lanes);
     }
 }

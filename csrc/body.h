@@ -216,19 +216,19 @@ ASKING(asking_3, 0, 3, LATER)
 ASKING(asking_3_less, 1, 3, LATER)
 static tile_function *const asking[2][2] = {{asking_3, asking_3_less}, {asking_4, asking_4_less}};
 
-/* That for m rows by V vectors: only the tallest ask, and those a row shorter, and only if there is a next panel. */
+/* The tile for m rows by V vectors. Only the tallest, and those a row shorter, ask for a next panel, if one comes. */
 INLINE tile_function *tile_of(ptrdiff_t m, ptrdiff_t V, const real *next)
 {
     ptrdiff_t less = FRNN_TILE_ROWS(V) - m;
     return next && V > 2 && less < 2 ? asking[V - 3][less] : tiles[V - 1][m - 1];
 }
 
-/* What the t-th tile, K deep, asks for of the next panel, so many numbers, or null: each tile for a line of every k, so
- * that nothing waits for it, until all are asked for. */
+/* Where in the next panel, of `size` elements, the t-th tile, K deep, begins to ask: for a cache line with each k, so
+ * that nothing waits for it. Null once all is asked for. */
 #define LINE ((ptrdiff_t)(64 / sizeof(real)))
-INLINE const real *share_of(const real *panel, ptrdiff_t numbers, ptrdiff_t t, ptrdiff_t K)
+INLINE const real *share_of(const real *panel, ptrdiff_t size, ptrdiff_t t, ptrdiff_t K)
 {
-    return panel && t * K * LINE < numbers ? panel + t * K * LINE : NULL;
+    return panel && t * K * LINE < size ? panel + t * K * LINE : NULL;
 }
 
 /* Rows of the next tile when `left` are to do: as even as they can be (32 = 6,6,5,5,5,5). */
@@ -240,8 +240,8 @@ INLINE ptrdiff_t tile_rows(ptrdiff_t left, ptrdiff_t V)
     return (left + tall - 1) / tall;
 }
 
-/* A lone row by p panels of V vectors at once, w of each `far` behind that of the last one, c likewise one row behind:
- * one panel alone has too few sums to keep the multipliers busy, each of them waiting for its last term. */
+/* A lone row by p panels of V vectors at once, w of each `far` behind that of the one before, c likewise one row: one
+ * panel alone has too few sums to keep the multipliers busy, each of them waiting for its term before. */
 INLINE void panels_body(int p, int V, ptrdiff_t K, const real *a, const real *w, ptrdiff_t far, START, real *c,
                         ptrdiff_t ldc)
 {
@@ -297,8 +297,8 @@ INLINE const real *block_after(ptrdiff_t b, ptrdiff_t blocks, int turn, const re
     return b + 1 < blocks && blocks * size > NEAR / 3 ? w + block_at(b + 1, blocks, turn) * size : NULL;
 }
 
-/* How many blocks go together from the b-th one on, of V vectors each and K deep, if the n rows are a lone one: of the
- * first `whole` blocks, since the last may lack lanes. */
+/* How many blocks, V vectors wide and K deep, a lone row takes together from the b-th one on: of the first `whole`
+ * blocks, since the last may lack lanes. For more rows than one, 1. */
 INLINE ptrdiff_t together(ptrdiff_t n, ptrdiff_t V, ptrdiff_t K, ptrdiff_t b, ptrdiff_t blocks, ptrdiff_t whole,
                           int turn)
 {
@@ -345,7 +345,7 @@ static void gemm(int turn, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
     }
 }
 
-/* c = z + w a for one vector of units, of which `lanes` are there. */
+/* sum + w a for one vector of units, of which `lanes` are there. */
 INLINE vec lone_sum(ptrdiff_t lanes, ptrdiff_t K, const real *w, ptrdiff_t ldw, const real *a, vec sum)
 {
     ptrdiff_t k = 0, n;
@@ -538,7 +538,7 @@ static void rnn_panel(ptrdiff_t m, ptrdiff_t V, ptrdiff_t cols, const real *z, p
     tile_of(m, V, next)(P, h_prev, ldh_prev, 1, w + I * row, FIELDS(from), buf, row, next, LINE);
 }
 
-/* Of two whole panels of a lone row. */
+/* The pre-activations of two whole panels of a lone row. */
 static void rnn_pair(const real *z, const real *x, ptrdiff_t I, const real *h_prev, ptrdiff_t P, const real *w,
                      real *buf)
 {
@@ -822,31 +822,6 @@ static void gru_back(ptrdiff_t n, ptrdiff_t U, ptrdiff_t H, const real *tape, co
         set(to + 2 * H, dht * (get(h_prev + i * ldh_prev + u, lanes) - nt) * sigmoid_slope(z), lanes);
         set(to + 3 * H, dn * r, lanes);
         set(dh + i * H + u, dht * z, lanes);
-    }
-}
-
-static void gru_reset_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev, real *dh,
-                           real *dz, ptrdiff_t lddz)
-{
-    EACH_VECTOR(n, H)
-    {
-        const real *row = tape + i * FRNN_GRU_TAPE * H + u;
-        real *to = dz + i * lddz + u;
-        vec z = get(row + H, lanes), nt = get(row + 2 * H, lanes), dht = get(dh + i * H + u, lanes);
-        set(to, dht * (all(1) - z) * tanh_slope(nt), lanes);
-        set(to + 2 * H, dht * (get(h_prev + i * ldh_prev + u, lanes) - nt) * sigmoid_slope(z), lanes);
-        set(dh + i * H + u, dht * z, lanes);
-    }
-}
-
-static void gru_gates_back(ptrdiff_t n, ptrdiff_t H, const real *tape, const real *h_prev, ptrdiff_t ldh_prev,
-                           const real *drh, real *dh, real *dz, ptrdiff_t lddz)
-{
-    EACH_VECTOR(n, H)
-    {
-        vec r = get(tape + i * FRNN_GRU_TAPE * H + u, lanes), d = get(drh + i * H + u, lanes);
-        set(dz + i * lddz + H + u, d * get(h_prev + i * ldh_prev + u, lanes) * sigmoid_slope(r), lanes);
-        set(dh + i * H + u, fmadd(d, r, get(dh + i * H + u, lanes)), lanes);
     }
 }
 

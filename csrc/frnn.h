@@ -5,7 +5,8 @@
  *
  * Letters. n rows of a step, I input size, H hidden size, P size of h (H, or that of a projection), G gates (RNN 1,
  *   GRU 3, LSTM 4), U units of a share, M by N a product's result and K its depth, VL lanes of a vector; z
- *   pre-activations, h hidden state, c cell state; dz, dh, dc the gradients of the loss with respect to them.
+ *   pre-activations, h hidden state, c cell state, rh = r h_prev; dz, dh, dc, drh the gradients of the loss with
+ *   respect to them.
  * Gate order. LSTM i f g o, GRU r z n: PyTorch's, in every array but W_ih of the GRU packed together with W_hh (n r z)
  *   and the GRU's dz (n r z q, where q = W_hn h + b_hn; n r z for Cho's), so that either side of the cell reads three
  *   gates in a row.
@@ -19,7 +20,7 @@
  * The same bits. Every element of a result is ONE accumulator, started from the bias (or what stands for it) and
  *   continued by fused multiply-add over k in order; vectors run across units, never across k. So the bits of a row
  *   depend on that row and the weights alone: not on the other rows, the tile it fell in, the vector length, or the
- *   thread. `portable` off aarch64 rounds twice where others fuse: there it holds within that instruction set only.
+ *   thread. `portable`, but on aarch64, rounds twice where others fuse: it has bits of its own there.
  */
 #ifndef FRNN_H
 #define FRNN_H
@@ -32,11 +33,11 @@
 
 enum {
     FRNN_LSTM_TAPE = 5, /* i f g o c: H-wide parts in one row of an LSTM's tape */
-    FRNN_GRU_TAPE = 4   /* r z n q */
+    FRNN_GRU_TAPE = 4   /* r z n q; of Cho's r z n rh */
 };
 
-/* Elements that outer, below, works with if it has at most K rows of N columns: a quarter of a near cache, but a panel
- * at least, and no more than there are. */
+/* Elements of outer's `work`, for at most K rows of N columns: a quarter of a near cache, but a panel at least, and no
+ * more than there are. */
 static inline ptrdiff_t frnn_outer_work(ptrdiff_t K, ptrdiff_t N, ptrdiff_t lanes, size_t itemsize)
 {
     ptrdiff_t all = (N + lanes - 1) / lanes * lanes * K, panel = 4 * lanes * K;
@@ -196,7 +197,7 @@ const char *frnn_compiler(void);
  * frnn_worth: whether to want several parts for a job of this kind, by what such jobs took so far; now and then the
  *   way that was slower, to see whether it still is.
  * frnn_note: what one took: its parts, seconds, and how many of these the caller waited for others. frnn_run calls it.
- * frnn_free_records: in a child, whose parent another thread of may have had them when it forked.
+ * frnn_unlock_records: in a forked child: another thread of its parent may have had them locked at that moment.
  * frnn_flush: makes this thread flush subnormals to zero and round to nearest; returns what frnn_unflush restores. */
 #if defined(_WIN32)
 #define FRNN_MOST_THREADS 1
@@ -215,7 +216,7 @@ void frnn_run(frnn_task task, void *job, int want, frnn_kind kind);
 void frnn_barrier(int parts);
 int frnn_worth(frnn_kind kind);
 void frnn_note(frnn_kind kind, int parts, double seconds, double idle);
-void frnn_free_records(void);
+void frnn_unlock_records(void);
 unsigned long frnn_flush(void);
 void frnn_unflush(unsigned long saved);
 

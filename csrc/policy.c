@@ -34,12 +34,12 @@ typedef struct record {
 } record;
 
 static record records[1 << RECORD_BITS];
-static char busy;
+static char locked;
 
-static int taken(void) { return __atomic_test_and_set(&busy, __ATOMIC_ACQUIRE); }
-static void give(void) { __atomic_clear(&busy, __ATOMIC_RELEASE); }
+static int try_lock(void) { return !__atomic_test_and_set(&locked, __ATOMIC_ACQUIRE); }
+static void unlock(void) { __atomic_clear(&locked, __ATOMIC_RELEASE); }
 
-void frnn_free_records(void) { give(); }
+void frnn_unlock_records(void) { unlock(); }
 
 /* The record of a key, which takes the place of what was there before. Keys are alike where jobs are: multiplied by
  * 2^64 over the golden ratio (Knuth), they differ in their first bits, too. */
@@ -95,7 +95,7 @@ static void learn(double *known, double time, int in_use, double work)
 
 int frnn_worth(frnn_kind kind)
 {
-    if (taken())
+    if (!try_lock())
         return 1;
     record *r = record_of(kind.key);
     int way = best_way(r);
@@ -103,13 +103,13 @@ int frnn_worth(frnn_kind kind)
         r->left--;
     else if (r->way[SHARED].time != 0 && (way == ALONE || r->way[SHARED].time * kind.work < LONG))
         way = !way;
-    give();
+    unlock();
     return way == SHARED;
 }
 
 void frnn_note(frnn_kind kind, int parts, double seconds, double idle)
 {
-    if (taken())
+    if (!try_lock())
         return;
     record *r = record_of(kind.key);
     int way = parts > 1 ? SHARED : ALONE, was = best_way(r), in_use = way == was && r->way[!way].time != 0;
@@ -121,5 +121,5 @@ void frnn_note(frnn_kind kind, int parts, double seconds, double idle)
         tried(r, way, is == was);
     if (ended)
         r->left = until_trial(r, !is, kind.work);
-    give();
+    unlock();
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * tables.h - the tables that isa_*.c define and dispatch.c chooses from. */
+ * tables.h - the tables that isa_*.c define and dispatch.c lists. */
 #ifndef FRNN_TABLES_H
 #define FRNN_TABLES_H
 

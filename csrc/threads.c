@@ -69,7 +69,7 @@ void frnn_run(frnn_task task, void *job, int want, frnn_kind kind)
 
 enum {
     SPINS = 10000,      /* of about 20 ns: longer than the pause between two calls, shorter than a time slice */
-    LATE_AFTER = 100,   /* a meeting takes less */
+    LATE_AFTER = 100,   /* a barrier takes less */
     YIELD_AFTER = 1000, /* whoever is missing may be waiting for this very core */
     STACK = 512 << 10,  /* bytes, far more than is used; the default, 8 MiB of address space, may be too much */
 };
@@ -112,12 +112,12 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-typedef struct meeting {
+typedef struct wait_so_far {
     int spins;
     double since; /* when the wait was found to be long, or 0 */
-} meeting;
+} wait_so_far;
 
-static inline void rest(meeting *m)
+static inline void spin_or_yield(wait_so_far *m)
 {
     if (m->spins == YIELD_AFTER) {
         sched_yield();
@@ -128,7 +128,7 @@ static inline void rest(meeting *m)
     relax();
 }
 
-static inline void rested(const meeting *m)
+static inline void note_wait(const wait_so_far *m)
 {
     if (m->since != 0)
         waited += now() - m->since;
@@ -136,7 +136,7 @@ static inline void rested(const meeting *m)
 
 void frnn_barrier(int parts)
 {
-    meeting m = {0, 0};
+    wait_so_far m = {0, 0};
     if (parts == 1)
         return;
     unsigned passed = atomic_load_explicit(&pool.barriers, memory_order_acquire);
@@ -146,8 +146,8 @@ void frnn_barrier(int parts)
         return;
     }
     while (atomic_load_explicit(&pool.barriers, memory_order_acquire) == passed)
-        rest(&m);
-    rested(&m);
+        spin_or_yield(&m);
+    note_wait(&m);
 }
 
 static void wait_for_round_after(worker *me, unsigned seen)
@@ -193,7 +193,7 @@ static void forget_after_fork(void)
     atomic_store(&pool.running, 0);
     pthread_mutex_init(&pool.caller, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
-    frnn_free_records();
+    frnn_unlock_records();
 }
 
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, forget_after_fork); }
@@ -230,7 +230,7 @@ static bool start(int part)
 }
 
 /* Makes workers until there are `want` beside the caller, or no more can be had; returns how many there are. */
-static int hire(int want)
+static int grow_pool(int want)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, register_fork_handler);
@@ -264,7 +264,7 @@ static void wake_elsewhere(worker *w) { pthread_cond_signal(&w->wake); }
 
 static void run_in_pool(frnn_task task, void *job, int parts)
 {
-    meeting m = {0, 0};
+    wait_so_far m = {0, 0};
     waited = 0;
     pool.task = task;
     pool.job = job;
@@ -281,8 +281,8 @@ static void run_in_pool(frnn_task task, void *job, int parts)
     for (int part = 1; part < parts; part++)
         do_part(part, atomic_load_explicit(&pool.of_part[part].round, memory_order_relaxed) - 1);
     while (atomic_load_explicit(&pool.running, memory_order_acquire))
-        rest(&m);
-    rested(&m);
+        spin_or_yield(&m);
+    note_wait(&m);
 }
 
 void frnn_run(frnn_task task, void *job, int want, frnn_kind kind)
@@ -291,7 +291,7 @@ void frnn_run(frnn_task task, void *job, int want, frnn_kind kind)
     const double began = kind.key ? now() : 0;
     int parts = 1;
     if (want > 1 && pthread_mutex_trylock(&pool.caller) == 0) {
-        parts = hire((want < FRNN_MOST_THREADS ? want : FRNN_MOST_THREADS) - 1) + 1;
+        parts = grow_pool((want < FRNN_MOST_THREADS ? want : FRNN_MOST_THREADS) - 1) + 1;
         parts = parts < want ? parts : want;
         run_in_pool(task, job, parts);
         pthread_mutex_unlock(&pool.caller);

@@ -2,14 +2,15 @@
  * vec_portable.h - the vector operations in whatever the compiler makes of 16-byte vectors: SSE2, NEON, VSX.
  *
  * The vocabulary of body.h; vec_types.h adds what is the same everywhere.
- *   fmadd(a, b, c)     a b + c, rounded once, but portable off aarch64 twice: see frnn.h on bits
+ *   fmadd(a, b, c)     a b + c, rounded once; by portable twice, but on aarch64: see frnn.h on bits
  *   max, min(a, b)     the larger, the smaller; b where either is NaN, so that max(limit, x) passes a NaN x on
  *   quads(p, ld)       a vector of quads, one every ld elements from p on
  *   part(p, n)         the n lanes at p, 0 <= n < VL, zeros behind; reads nothing past them
  *   put_part(p, v, n)  the reverse
  *   FRNN_KEEP(v)       keeps v in a register: gcc would fold its load into every FMA that uses it (a third less speed)
  *   FRNN_TILE_ROWS(V)  rows of a tile V vectors wide: as many as the registers hold
- *   FRNN_DEPTH         rows that outer sums up at a time: their part of a panel stays in L1 for some rows of c
+ *   FRNN_DEPTH         rows that outer sums up at a time: their part of a panel stays in L1 for some rows of c; the
+ *                      last time up to twice as many, so that never few are left
  *   FRNN_TOGETHER(V, K)  panels of a lone row, V vectors wide and K deep, that are best taken together: 1, 2 or, if V
  *                      is 3, 4
  */

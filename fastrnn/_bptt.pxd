@@ -99,7 +99,7 @@ cdef class Backward:
     cdef Rows rows(self, Py_ssize_t width) except *
     cdef void product(self, void* dz, Py_ssize_t ld, Py_ssize_t M, Rows rows, object w, Py_ssize_t row) except *
     cdef Py_ssize_t few_rows(self, Py_ssize_t panel) noexcept
-    cdef void recurrent(self, object w_hh, Py_ssize_t K) except *
+    cdef void pack_w_hh(self, object w_hh, Py_ssize_t K) except *
     cdef void run(self, void (*back)(const BackJob* j, const BackStep* a) noexcept nogil) except *
     cdef void bias(self, object b, Py_ssize_t row, Py_ssize_t column, Py_ssize_t n) except *
     cdef object finished(self)

@@ -38,14 +38,14 @@ from fastrnn._rows cimport (
     gather,
     scatter,
 )
-from fastrnn._unroll cimport by_rank, by_row, sequence_of, share, share_units, shares_of, view_of
+from fastrnn._unroll cimport by_rank, by_row, sequence_of, share_ranks, share_units, shares_of, view_of
 
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 from numpy import ndarray
 
-from fastrnn._records import GATES, Grads
+from fastrnn._records import ALTERED, GATES, Grads
 
 # Of a chunk, or one step's: enough for the sums of the weight gradients to pay, not too many for L2.
 cdef Py_ssize_t BACK_ROWS = 512
@@ -57,8 +57,8 @@ NONE = (None,) * 5  # the gradients of weights that nobody wants
 
 
 def set_near_bytes(Py_ssize_t bytes):
-    """What a near cache is taken to hold where weights are packed in parts (csrc has a constant); the value so far. For
-    tests."""
+    """Take a near cache to hold so much where weights are packed in parts (csrc has a constant); returns the value so
+    far. For tests."""
     global NEAR_BYTES
     so_far, NEAR_BYTES = NEAR_BYTES, bytes
     return so_far
@@ -183,7 +183,7 @@ cdef void backward_part(const BackJob* j, int part, int parts, real* work) noexc
     cdef Py_ssize_t r0, r1, s0, s1, k
     for k in range(j.chunks - 1, -1, -1):
         s0, s1 = j.cuts[k], j.cuts[k + 1]
-        share(&j.q, s0, s1, part, parts, &r0, &r1)
+        share_ranks(&j.q, s0, s1, part, parts, &r0, &r1)
         if j.shares.by_units:
             backward_rows(j, s0, s1, 0, j.q.B, part, parts, work)
         elif r1 > r0:
@@ -273,7 +273,7 @@ cdef class Backward:
         memset(j, 0, sizeof(BackJob))
         call, saved = tape.call, tape.saved
         if not intact(call, saved):
-            raise ValueError("tape: needs its fields as forward left them, got others")
+            raise ValueError(ALTERED)
         gates, j.tape_width, h, c0 = saved
         self.call, self.keep = call, [saved, grad_out]
         ragged, dtype = call.ragged, call.dtype
@@ -353,9 +353,9 @@ cdef class Backward:
         """How many rows of a panel so wide are an eighth of a near cache."""
         return max(NEAR_BYTES // self.itemsize // 8 // panel, 1)
 
-    cdef void recurrent(self, object w_hh, Py_ssize_t K) except *:
-        """Its first K rows, packed for the way back: where their gradient will be, if no step comes after that, and
-        before `product` has a say about that memory.
+    cdef void pack_w_hh(self, object w_hh, Py_ssize_t K) except *:
+        """Pack its first K rows for the way back: with a single chunk, whose steps are over before any gradient is
+        written, where their gradient will be. So before `product`, which clears that of an empty batch.
 
         In parts, their panels an eighth of a near cache, where dz of a step has a place in it, but not beside two
         panels of all K rows: the one at work and the one that is asked for."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ._records import GATES, Call, Ragged, Tape
+from ._records import ALTERED, GATES, Call, Ragged, Tape
 
 DTYPES = FLOAT32, FLOAT64 = (np.dtype(np.float32), np.dtype(np.float64))
 LETTERS = {  # of the shapes of W_ih, W_hh and the biases
@@ -281,7 +281,7 @@ def tape(value: Any, cell: str) -> Tape:
     if not isinstance(value, Tape):
         raise TypeError(f"tape: needs the tape that {cell}_forward returned, got {text(value)}")
     if not isinstance(value.call, Call):
-        raise ValueError("tape: needs its fields as forward left them, got others")
+        raise ValueError(ALTERED)
     if value.call.cell != cell:
         raise ValueError(f"tape: needs the tape that {cell}_forward returned, got {value.call.cell}_forward's")
     return value

@@ -124,7 +124,7 @@ def backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights):
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights, width)
     cdef BackJob* j = &b.j
     cdef char* dz_r = <char*>j.dz + H * size
-    b.recurrent(call.w_hh, (2 if reset_before else 3) * H)
+    b.pack_w_hh(call.w_hh, (2 if reset_before else 3) * H)
     j.first = 2 * H  # dz is n r z, W_ih r z n
     b.product(dz_r, j.lddz, 2 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 2 * H)

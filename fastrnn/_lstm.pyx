@@ -114,7 +114,7 @@ def backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights):
     cdef Py_ssize_t H = call.H, P = call.P
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights, 4 * H)
     cdef BackJob* j = &b.j
-    b.recurrent(call.w_hh, 4 * H)
+    b.pack_w_hh(call.w_hh, 4 * H)
     b.product(j.dz, j.lddz, 4 * H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.lddz, 4 * H, j.h_rows, b.grads.w_hh, 0)
     if call.w_hr is not None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .layers import Layer
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")  # of a Call, and of Grads
+ALTERED = "tape: needs its fields as forward left them, got others"
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ class Tape:
     """What a forward pass keeps for backpropagation through time.
 
     It refers to ``x`` and the weights without copying them: leave those arrays unchanged until backward has run.
-    Backward only reads the tape and may run any number of times.
+    Backward only reads the tape and may run any number of times. What it holds is no part of the API.
     """
 
     call: Call
@@ -162,7 +164,7 @@ class LayerTape:
     layer: Layer
     scale: float  # of what dropout kept
     shape: tuple[int, ...] = ()  # of out, as the caller saw it
-    cells: list[Tape] = field(default_factory=list)  # by k
+    tapes: list[Tape] = field(default_factory=list)  # by k
     kept: list[np.ndarray] = field(default_factory=list)  # dropout's masks, after layers 0..L-2; empty without dropout
 
 

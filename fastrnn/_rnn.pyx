@@ -76,7 +76,7 @@ def backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights):
     cdef Py_ssize_t H = call.H
     cdef Backward b = Backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights, H)
     cdef BackJob* j = &b.j
-    b.recurrent(call.w_hh, H)
+    b.pack_w_hh(call.w_hh, H)
     b.product(j.dz, j.lddz, H, j.x_rows, b.grads.w_ih, 0)
     b.product(j.dz, j.lddz, H, j.h_rows, b.grads.w_hh, 0)
     b.run(back)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A stack of layers in one or two directions, over whole sequences: forward, and back through time.
 
-T time steps, B batch, N rows of all steps, H hidden size, P size of h, L layers, D directions. Direction d of layer l
+T time steps, B batch, R rows of all steps, H hidden size, P size of h, L layers, D directions. Direction d of layer l
 is number k = l*D + d: weights, states, tapes and gradients are found at k. Sequences are time-major, (T, B, ·), or
-packed, (N, ·).
+packed, (R, ·).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Stack:
         drop: Callable[[int, np.ndarray], np.ndarray] | None = None,
         packed: Sequence[Any] | None = None,
     ) -> tuple[np.ndarray, list[tuple]]:
-        """The last layer's outputs (T, B, D*P) or (N, D*P), and the final states (h, c) by k.
+        """The last layer's outputs (T, B, D*P) or (R, D*P), and the final states (h, c) by k.
 
         batch_first: seen as (B, T, D*P), the outputs are C-contiguous. tapes: filled, if there is a way back.
         drop(l, out): what layer l + 1 is given in place of layer l's outputs. packed: the backend's weights by k.

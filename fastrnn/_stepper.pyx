@@ -88,7 +88,7 @@ cdef class Stepper:
 
     cdef Cell cell
     cdef bint wide
-    cdef Py_ssize_t L, B, I, H, P, weights, lanes, turn
+    cdef Py_ssize_t L, B, I, H, P, n_weights, lanes, turn
     cdef Layer* layers
     cdef list keep
     cdef Memory states, cells, scratch  # h (2, L, B, P): the steps write them in turn; c (L, B, H); a step's own
@@ -141,7 +141,7 @@ cdef class Stepper:
             l.w = self.hold(joined(w_ih, w_hh, 0, H, 0))
         if w_hr is not None:
             l.w_hr = self.hold(packed_columns(w_hr, H, self.P, True))
-        self.weights += w_ih.size + w_hh.size
+        self.n_weights += w_ih.size + w_hh.size
         return 0
 
     cdef void run(self, const real* x, real* out) noexcept nogil:
@@ -170,7 +170,7 @@ cdef class Stepper:
     cdef int go(self, void* x, void* out) except -1:
         if self.lanes != lanes(8 if self.wide else 4):
             raise RuntimeError("stream: made for another instruction set")
-        if self.weights * self.B > LONG:
+        if self.n_weights * self.B > LONG:
             with nogil:
                 self.run_either(x, out)
         else:

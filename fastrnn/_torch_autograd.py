@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From PyTorch's tensors to the kernels and back: a stack of recurrent layers as one function of autograd.
 
-T times, B batch, N rows of all times, I input size, H hidden size, P size of h, L layers, D directions.
+T times, B batch, R rows of all times, I input size, H hidden size, P size of h, L layers, D directions.
 Direction d of layer l is number k = l*D + d.
 """
 
@@ -21,8 +21,9 @@ from torch.utils._device import DeviceContext
 from torch.utils.dlpack import to_dlpack
 
 from . import _check, _torch_plain, config
-from ._records import Ragged, Tape
+from ._records import WEIGHTS, Ragged, Tape
 from ._stack import Stack, joined
+from .parameters import PARTS
 
 tracing = torch._C._get_tracing_state  # looked up once: these are asked in every call
 autocast = torch._C._is_any_autocast_enabled
@@ -95,9 +96,6 @@ def is_transformed() -> bool:
 
 # -- what a pass is of -----------------------------------------------------------------------------------------------
 
-PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # in PyTorch's order
-NAMES = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")  # and in a Call
-
 
 @dataclass(slots=True)
 class Spec:
@@ -118,7 +116,7 @@ class Spec:
 
     def names(self) -> list[str]:
         """What a Call has them as, in the order of ``parts``."""
-        return [NAMES[PARTS.index(part)] for part in self.parts]
+        return [WEIGHTS[PARTS.index(part)] for part in self.parts]
 
     def stack(self, weights: Sequence[np.ndarray]) -> Stack:
         """With weights that are arrays."""
@@ -183,7 +181,7 @@ class Layout:
         return [B] * T
 
     def in_rows(self, x: Tensor) -> Tensor:
-        """(N, ·), time by time."""
+        """(R, ·), time by time."""
         return (x.transpose(0, 1) if self.batch_first else x).flatten(0, -2)
 
     def out_of_rows(self, rows: Tensor, T: int) -> Tensor:
@@ -195,15 +193,15 @@ class Layout:
 
 
 class Packed(Layout):
-    """The rows of a ``PackedSequence``, (N, ·): of each time those at work, the longest sequences first."""
+    """The rows of a ``PackedSequence``, (R, ·): of each time those at work, the longest sequences first."""
 
     @classmethod
-    def of(cls, sizes: Tensor, N: int) -> Packed | None:
-        """From ``batch_sizes``, if they are those of N rows."""
+    def of(cls, sizes: Tensor, R: int) -> Packed | None:
+        """From ``batch_sizes``, if they are those of R rows."""
         if not is_plain(sizes, torch.int64):
             return None
         counts = lend(sizes).copy()  # theirs may be changed before the way back
-        fits = counts.ndim == 1 and counts[-1] > 0 and (counts[1:] <= counts[:-1]).all() and counts.sum() == N
+        fits = counts.ndim == 1 and counts[-1] > 0 and (counts[1:] <= counts[:-1]).all() and counts.sum() == R
         return cls(counts) if fits else None
 
     def __init__(self, sizes: np.ndarray) -> None:
@@ -244,7 +242,7 @@ class Pass:
         self.spec, self.weights, self.layout = weights.spec, weights, layout
         self.dropout = dropout  # between layers, 0 outside of training
         self.tapes: list[Tape] = []  # by k
-        self.noise: list[Tensor] = []  # dropout's factors after layers 0..L-2, in rows (N, D*P)
+        self.noise: list[Tensor] = []  # dropout's factors after layers 0..L-2, in rows (R, D*P)
 
     def forward(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, taped: bool = False) -> list:
         """The outputs and final states as the caller lays them out; with a tape if there is a way back."""
@@ -294,7 +292,7 @@ class Pass:
         grad: Any = None if grad_out is None else _check.rows(layout.inward(lend(grad_out)))
         if weights is not self.weights:
             calls = [
-                replace(tape.call, **dict(zip(NAMES, parts, strict=True)))
+                replace(tape.call, **dict(zip(WEIGHTS, parts, strict=True)))
                 for tape, parts in zip(tapes, weights.stack.weights, strict=True)
             ]
             tapes = [replace(tape, call=call) for tape, call in zip(tapes, calls, strict=True)]

@@ -2,8 +2,8 @@
 """A stack of recurrent layers in PyTorch's elementary operations: slow, but all that PyTorch can do with a formula.
 
 Derivatives of any order, forward mode and vmap, which its own kernels lack in part. Rows are packed as in a
-``PackedSequence``: ``sizes[t]`` rows of time t, one time after the other, the first of them in every time at work.
-T times, N rows of all times, B rows of the first, G gates, H hidden size, P size of h.
+``PackedSequence``: ``sizes[t]`` rows of time t, one time after the other, always of the first sequences.
+T times, R rows of all times, B rows of the first, G gates, H hidden size, P size of h.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # w_ih, w_hh, b_ih, b_hh, w_hr
+CellWeights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # w_ih, w_hh, b_ih, b_hh, w_hr
 
 
-def rnn_step(z: Tensor, h: Tensor, c: Any, weights: Weights, activation: Callable[[Tensor], Tensor]) -> tuple:
+def rnn_step(z: Tensor, h: Tensor, c: Any, weights: CellWeights, activation: Callable[[Tensor], Tensor]) -> tuple:
     """h and c from z = W_ih x + b_ih and the states before."""
     _, w_hh, _, b_hh, _ = weights
     return activation(z + linear(h, w_hh, b_hh)), c
 
 
-def gru_step(z: Tensor, h: Tensor, c: Any, weights: Weights, _: Any) -> tuple:
+def gru_step(z: Tensor, h: Tensor, c: Any, weights: CellWeights, _: Any) -> tuple:
     """Likewise, with the reset after the recurrent product."""
     _, w_hh, _, b_hh, _ = weights
     z_r, z_u, z_n = z.chunk(3, -1)
@@ -34,7 +34,7 @@ def gru_step(z: Tensor, h: Tensor, c: Any, weights: Weights, _: Any) -> tuple:
     return n + torch.sigmoid(z_u + h_u) * (h - n), c
 
 
-def lstm_step(z: Tensor, h: Tensor, c: Tensor, weights: Weights, _: Any) -> tuple:
+def lstm_step(z: Tensor, h: Tensor, c: Tensor, weights: CellWeights, _: Any) -> tuple:
     """Likewise."""
     _, w_hh, _, b_hh, w_hr = weights
     i, f, g, o = (z + linear(h, w_hh, b_hh)).chunk(4, -1)
@@ -47,9 +47,9 @@ STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
 
 
 def direction(
-    cell: str, variant: str, rows: Tensor, sizes: Sequence[int], h: Tensor, c: Any, weights: Weights, reverse: bool
+    cell: str, variant: str, rows: Tensor, sizes: Sequence[int], h: Tensor, c: Any, weights: CellWeights, reverse: bool
 ) -> tuple[Tensor, Tensor, Any]:
-    """One layer in one direction: its outputs (N, P) and the states after each row's last time."""
+    """One layer in one direction: its outputs (R, P) and the states after each row's last time."""
     step, activation = STEPS[cell], torch.relu if variant == "relu" else torch.tanh
     z = linear(rows, weights[0], weights[2]).split(list(sizes))
     outs = [rows] * len(sizes)
@@ -68,11 +68,11 @@ def stack(
     sizes: Sequence[int],
     h0: Tensor,
     c0: Any,
-    weights: Sequence[Weights],
+    weights: Sequence[CellWeights],
     directions: int,
     drop: Callable[[int, Tensor], Tensor],
 ) -> tuple[Tensor, ...]:
-    """All layers over rows (N, I): outputs (N, D*P), final h and, for an LSTM, c. ``drop`` acts after a layer."""
+    """All layers over rows (R, I): outputs (R, D*P), final h and, for an LSTM, c. ``drop`` acts after a layer."""
     ends, layers = [], len(weights) // directions
     for l in range(layers):
         halves = []

@@ -54,10 +54,10 @@ cdef struct Job:  # a forward pass: what holds for all calls of a layer, then wh
     void* c                    # (B, H) by rank, in/out
     void* tape                 # (R, tape_width), or NULL
     Py_ssize_t panel           # elements of room for one of W_ih
-    Py_ssize_t chunk           # rows of the hoisted projection, at most or one step's
+    Py_ssize_t chunk           # rows of a chunk, at most, or one step's if these are more
     Shares shares
     char* work
-    Py_ssize_t work_each       # elements of it that a thread has; by units all together, and each but one a panel more
+    Py_ssize_t work_each       # elements of it for each thread; by units for all, and a panel for each but one
 
 
 cdef class PackedWeights:
@@ -76,7 +76,7 @@ cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_
 # What _bptt shares work out and reads arrays with, too.
 cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t H,
                       Py_ssize_t itemsize) noexcept nogil
-cdef void share(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
+cdef void share_ranks(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
                 Py_ssize_t* r1) noexcept nogil
 cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,
                       Py_ssize_t* U) noexcept nogil

@@ -42,9 +42,9 @@ from numpy import empty_like, zeros
 
 cdef int threads = 1, processors = 1
 
-# Bytes of the hoisted projection and the rows it reads between two turns of the time loop: little of an L2 cache, which
-# has the weights and the caller's arrays to hold as well. Of a W_ih that no cache holds beside W_hh half as many as it
-# has: to bring it once more would take longer than to bring them.
+# Bytes of a chunk, its hoisted projection and the rows of x: little of an L2 cache, which has the weights and the
+# caller's arrays to hold as well. Where W_ih is so large that no cache holds it beside W_hh, half its own bytes: to
+# bring W_ih once more would take longer than to bring the chunk.
 cdef Py_ssize_t CHUNK_BYTES = 128 * 1024, LARGE_W_IH = 8 * 1024 * 1024
 cdef Py_ssize_t CHUNK_ROWS = 128   # fewest rows for which a panel of W_ih is worth reading
 cdef double SHARED_FLOPS = 4e6     # below, some 20 us, a thread is not worth its wait for the next call
@@ -53,16 +53,16 @@ cdef double SHARED_FLOPS = 4e6     # below, some 20 us, a thread is not worth it
 cdef Py_ssize_t SHARED_WEIGHTS = 12000, UNEVEN = 4
 
 
-def set_threads(int n, int of_use=FRNN_MOST_THREADS):
-    """The most that a call may use from now on: of these as many as there can be, which is returned. of_use: no call
-    takes more of its own accord, since they would only be in each other's way."""
+def set_threads(int n, int useful=FRNN_MOST_THREADS):
+    """Let a call use n threads, or as many as there can be; returns how many that is. useful: no call takes more of its
+    own accord, since they would only be in each other's way."""
     global threads, processors
-    threads, processors = min(n, FRNN_MOST_THREADS), of_use
+    threads, processors = min(n, FRNN_MOST_THREADS), useful
     return threads
 
 
 def set_shared_flops(double flops):
-    """From how many flops on a call is shared out; the value so far. For tests and benchmarks: with 0 every call is,
+    """Share a call out from so many flops on; returns the value so far. For tests and benchmarks: with 0 every call is,
     whatever has been learned."""
     global SHARED_FLOPS
     so_far, SHARED_FLOPS = SHARED_FLOPS, flops
@@ -70,7 +70,7 @@ def set_shared_flops(double flops):
 
 
 def set_shared_weights(Py_ssize_t a_row):
-    """From how many weights of a step on, for each row, its units are shared out; the value so far. For tests and
+    """Share the units of a step out from so many weights for each row on; returns the value so far. For tests and
     benchmarks."""
     global SHARED_WEIGHTS
     so_far, SHARED_WEIGHTS = SHARED_WEIGHTS, a_row
@@ -83,7 +83,7 @@ def set_shared_weights(Py_ssize_t a_row):
 cdef bint better_by_units(Py_ssize_t B, Py_ssize_t H, Py_ssize_t weights, Py_ssize_t itemsize, int n) noexcept nogil:
     """Whether n threads had better share out the units of a step than its rows.
 
-    To share units costs a meeting after every step, but then no thread reads all weights for some rows only: the one
+    To share units costs a barrier after every step, but then no thread reads all weights for some rows only: the one
     way for a lone row, and the better one as long as weights, not rows, are what takes the time. But units go by whole
     panels, and the largest share may be more than a tenth above that of the rows."""
     cdef Py_ssize_t panel = 4 * lanes(itemsize), panels = (H + panel - 1) // panel
@@ -133,7 +133,7 @@ cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py
     U[0] = min(panels * (part + 1) // parts * panel, H) - u0[0]
 
 
-cdef void share(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
+cdef void share_ranks(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
                 Py_ssize_t* r1) noexcept nogil:
     """The ranks r0..r1-1 of a part, for the steps s0..s1-1."""
     r0[0] = first_rank(q, s0, s1, part, parts) if part > 0 else 0
@@ -269,6 +269,20 @@ cdef void give_last(const Job* j, const Step* a, Py_ssize_t r1, const real* h) n
         copy(1, j.P, h + i * a.ldh, NULL, 0, <real*>j.h_n + row * j.P, NULL, 0)
 
 
+cdef inline void place_results(const Job* j, Step* a, bint in_place, real* turns, Py_ssize_t B) noexcept nogil:
+    """Where a step of B rows at most writes h, among those of a tape, in `out`, or one of two places in turns; and its
+    part of the tape."""
+    cdef Py_ssize_t packed = before(&j.q, a.s) + a.r0
+    if j.h != NULL:
+        a.h = <real*>j.h + (j.q.B + packed) * j.P
+    elif in_place:
+        a.h, a.ldh = <real*>j.out.data + offset(&j.out, &j.q, a.s, a.r0), j.out.row
+    else:
+        a.h = turns + (a.s & 1) * B * j.P
+    if j.tape != NULL:
+        a.tape = <real*>j.tape + packed * j.tape_width
+
+
 cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int parts, real* work) noexcept nogil:
     """All steps of the ranks r0..r1-1, chunk by chunk: their projections at once, then step by step.
 
@@ -294,14 +308,7 @@ cdef void forward_rows(const Job* j, Py_ssize_t r0, Py_ssize_t r1, int part, int
         z = z_rows
         for s in range(s0, s1):
             a.s, a.n, a.z = s, at_work(&j.q, s, r0, r1), z
-            if j.h != NULL:
-                a.h = <real*>j.h + (j.q.B + before(&j.q, s) + r0) * P
-            elif in_place:
-                a.h, a.ldh = <real*>j.out.data + offset(&j.out, &j.q, s, r0), j.out.row
-            else:
-                a.h = turns + (s & 1) * B * P
-            if j.tape != NULL:
-                a.tape = <real*>j.tape + (before(&j.q, s) + r0) * j.tape_width
+            place_results(j, &a, in_place, turns, B)
             j.step(j, &a)
             if not in_place:
                 scatter(&out, &j.q, width, s, r0, a.n, <const real*>a.h + a.u0, P)
@@ -323,7 +330,7 @@ cdef void forward_task(void* job, int part, int parts) noexcept nogil:
         else:
             forward_rows(j, 0, j.q.B, part, parts, <float*>j.work)
         return
-    share(&j.q, 0, j.q.T, part, parts, &r0, &r1)
+    share_ranks(&j.q, 0, j.q.T, part, parts, &r0, &r1)
     if j.wide:
         forward_rows(j, r0, r1, 0, 1, <double*>j.work + part * j.work_each)
     else:

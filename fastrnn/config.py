@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 BACKENDS = ("native", "numpy")
 ISAS = ("portable", "avx2", "avx512")
-GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu"))  # of Linux, as a container sees its own: new and old
+CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu"))  # v2 and v1, as a container sees its own
 MOST_THREADS = 64  # csrc/frnn.h has FRNN_MOST_THREADS: these, or 1 where there is no pool
 
 _backend: ModuleType = reference
@@ -146,10 +146,10 @@ def _default_threads() -> int:
     return min(_processors(), MOST_THREADS)
 
 
-def _share() -> float:
+def _cpu_quota() -> float:
     """The CPU quota of a container in processors; infinite without one."""
     found = math.inf
-    for folder in GROUPS:
+    for folder in CGROUPS:
         with suppress(OSError, ValueError, ZeroDivisionError):  # no limit says "max", an older one -1
             names = ("cpu.max",) if folder.joinpath("cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             quota, period = (int(part) for name in names for part in folder.joinpath(name).read_text().split())
@@ -160,9 +160,9 @@ def _share() -> float:
 def _processors() -> int:
     """How many this process may use: those it may run on, or its container's quota, rounded up."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(usable, SHARE)))
+    return max(1, math.ceil(min(usable, CPU_QUOTA)))
 
 
-SHARE = _share()  # asked once: it takes 50 us, and calls may set their threads
+CPU_QUOTA = _cpu_quota()  # asked once: it takes 50 us, and calls may set their threads
 _choose_backend()
 set_num_threads(_default_threads())

@@ -160,8 +160,8 @@ def gradient_flow(
     twin.load_state_dict(layer.params)
     seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def watch(cell: Tape, dh: np.ndarray, dc: np.ndarray) -> None:
-        seen[id(cell)] = dh, dc
+    def watch(tape: Tape, dh: np.ndarray, dc: np.ndarray) -> None:
+        seen[id(tape)] = dh, dc
 
     backend = SimpleNamespace(**{**vars(reference), "backward": partial(reference.backward, watch=watch)})
     x, state = _double("x", x), _doubles("state", state, layer)
@@ -175,20 +175,20 @@ def gradient_flow(
         grad_state = _last_outputs(twin, final)
     twin.backward(tape, grad_out, grad_state)
     with np.errstate(all="ignore"):
-        return _measured(twin, tape.cells, seen, threshold)
+        return _measured(twin, tape.tapes, seen, threshold)
 
 
 def _measured(
-    layer: Layer, cells: list[Tape], seen: dict[int, tuple[np.ndarray, np.ndarray]], threshold: float
+    layer: Layer, tapes: list[Tape], seen: dict[int, tuple[np.ndarray, np.ndarray]], threshold: float
 ) -> GradientFlow:
-    """What a pass of backpropagation shows of a layer; ``seen``: dL/dh and dL/dc of each cell."""
-    grad_h, grad_c = zip(*(_norms(cell, *seen[id(cell)]) for cell in cells), strict=True)
-    shape = (layer.num_layers, layer.num_directions, cells[0].call.T)
+    """What a pass of backpropagation shows of a layer; ``seen``: dL/dh and dL/dc of each tape."""
+    grad_h, grad_c = zip(*(_norms(tape, *seen[id(tape)]) for tape in tapes), strict=True)
+    shape = (layer.num_layers, layer.num_directions, tapes[0].call.T)
     return GradientFlow(
         np.reshape(grad_h, shape),
         np.reshape(grad_c, shape) if layer.cell == "lstm" else None,
-        _by_gate(layer, [_saturation(cell, threshold) for cell in cells]),
-        _by_gate(layer, [_radii(cell) for cell in cells]),
+        _by_gate(layer, [_saturation(tape, threshold) for tape in tapes]),
+        _by_gate(layer, [_radii(tape) for tape in tapes]),
     )
 
 
@@ -211,9 +211,9 @@ def _last_outputs(layer: Layer, final: Any) -> Any:
     return (ones, None) if layer.cell == "lstm" else ones
 
 
-def _norms(cell: Tape, dh: np.ndarray, dc: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _norms(tape: Tape, dh: np.ndarray, dc: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Norms (T,) of dL/dh_t and dL/dc_t. The latter gains here what reaches c_t from h_t = W_hr (o tanh(c_t))."""
-    call, (steps, _, z, _, c) = cell.call, cell.saved
+    call, (steps, _, z, _, c) = tape.call, tape.saved
     dh, dc, c = dh[call.B :], dc[call.B :], c[call.B :]
     if call.cell != "lstm":
         return _norm_by_time(call, steps, dh), None
@@ -223,14 +223,14 @@ def _norms(cell: Tape, dh: np.ndarray, dc: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _norm_by_time(call: Any, steps: reference.Steps, rows: np.ndarray) -> np.ndarray:
-    """Norms (T,) of rows (N, ·), by ``hypot``, under which no square vanishes or overflows."""
+    """Norms (T,) of rows (R, ·), by ``hypot``, under which no square vanishes or overflows."""
     by_row = np.hypot.reduce(rows, axis=1, keepdims=True)
     return np.hypot.reduce(steps.scatter(by_row, np.empty((call.T, call.B, 1)))[:, :, 0], axis=1)
 
 
-def _saturation(cell: Tape, threshold: float) -> list[float]:
+def _saturation(tape: Tape, threshold: float) -> list[float]:
     """For each gate, how much of it is saturated."""
-    call, z = cell.call, cell.saved.z
+    call, z = tape.call, tape.saved.z
     fractions: list[float] = []
     gates = reference.blocks(z, call.H)  # of a GRU one more than its gates
     for gate, a in zip(GATE_NAMES[call.cell], gates, strict=False):
@@ -240,9 +240,9 @@ def _saturation(cell: Tape, threshold: float) -> list[float]:
     return fractions
 
 
-def _radii(cell: Tape) -> list[float]:
+def _radii(tape: Tape) -> list[float]:
     """For each gate, the spectral radius of its recurrent matrix; NaN for weights that are not finite."""
-    call = cell.call
+    call = tape.call
     blocks = call.w_hh.reshape(-1, call.H, call.P)
     matrices = blocks if call.w_hr is None else call.w_hr @ blocks
     finite = np.isfinite(matrices).all(axis=(1, 2))

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import _check
 from .layers import GRU, LSTM, RNN, Layer
-from .parameters import layout
+from .parameters import weight_shapes
 
 HEADER = "fastrnn"
 VERSION = 1
@@ -115,7 +115,7 @@ def _rebuilt(archive: zipfile.ZipFile) -> RNN | LSTM | GRU:
     kind, options = CLASSES[header["class"]], header["options"]
     sizes: dict[str, Any] = {name: _check.integer(name, options.get(name, 0), 0) for name in SIZES}
     sizes |= {name: _check.flag(name, options.get(name, False)) for name in FLAGS}
-    shapes = _check.names("archive", infos, layout(kind.cell, **sizes))
+    shapes = _check.names("archive", infos, weight_shapes(kind.cell, **sizes))
     arrays = {name: _array(archive, infos[name], shape) for name, shape in shapes.items()}
     _check.entries("archive", arrays, shapes.items(), np.dtype(options["dtype"]))
     layer = kind(**options)  # only now: a false header must not take memory that the file's arrays do not

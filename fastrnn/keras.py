@@ -354,9 +354,9 @@ def _array(name: str, store: Any, place: str) -> np.ndarray:
 def _known(name: str, spec: Spec, kinds: Iterable[str]) -> str:
     """A spec's class, if it is Keras' own and one of these."""
     kind, module = spec["class_name"], spec.get("module", "keras")  # legacy files do not say it; of custom ones: None
-    own = not _is_keras(module) or bool(spec.get("registered_name"))
-    if kind not in kinds or own:
-        raise ValueError(f"{name}: needs one of Keras' {', '.join(kinds)}, got {'a custom ' * own}{kind}")
+    custom = not _is_keras(module) or bool(spec.get("registered_name"))
+    if kind not in kinds or custom:
+        raise ValueError(f"{name}: needs one of Keras' {', '.join(kinds)}, got {'a custom ' * custom}{kind}")
     return kind
 
 

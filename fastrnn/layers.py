@@ -20,7 +20,7 @@ from . import _check, config
 from ._records import LayerGrads, LayerTape, Ragged
 from ._stack import Stack, joined
 from .frozen import Frozen
-from .parameters import FIXED, INITS, Shapes, Views, cells, layout, places
+from .parameters import FIXED, INITS, Shapes, Views, cells, places, weight_shapes
 from .streams import Stream
 
 BOUND = {"_own", "_places", "_cells", "_params", "_stack", "_calls"}  # what follows from the sizes and the flat array
@@ -67,6 +67,13 @@ class Layer:
         Draws the initial parameters, then the dropout masks. Assigning takes what ``seed`` does.
 
     Of the constructor's arguments only ``dropout`` may be set later; another raises AttributeError.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of the wrong kind or out of its range.
+    MemoryError
+        Where the parameters find no room.
     """
 
     cell: str
@@ -95,21 +102,21 @@ class Layer:
         self.dtype = _check.dtype("dtype", dtype)
         self.rng = _check.generator("seed", seed)
         fill = INITS[_check.choice("init", init, tuple(INITS))]
-        first, next_ = (sum(math.prod(shape) for _, shape in self._layout(L)) for L in (1, 2))
+        first, next_ = (sum(math.prod(shape) for _, shape in self._shapes(L)) for L in (1, 2))
         count = first + (next_ - first) * (self.num_layers - 1)
         self._bind(np.empty(_check.parameters(count, self.dtype.itemsize), self.dtype))
         fill(self)
 
     # -- parameters --
 
-    def _layout(self, num_layers: int) -> Shapes:
+    def _shapes(self, num_layers: int) -> Shapes:
         sizes = self.input_size, self.hidden_size, num_layers
-        return layout(self.cell, *sizes, self.bias, self.bidirectional, self.proj_size)
+        return weight_shapes(self.cell, *sizes, self.bias, self.bidirectional, self.proj_size)
 
     def _bind(self, flat: np.ndarray) -> None:
         self._flat = flat  # handed out: a caller may give it another shape in place, but not the layer's own view
         self._own = flat = flat.view(self.dtype).reshape(-1)
-        self._places = places(self._layout(self.num_layers))
+        self._places = places(self._shapes(self.num_layers))
         self._cells = cells(self.num_layers, self.bidirectional)
         self._params = Views(flat, self._places)
         weights = Views(flat, self._places).of(self._cells)  # arrays that no caller can give other shapes
@@ -172,7 +179,7 @@ class Layer:
         TypeError, ValueError
             Naming the entry that is missing, unknown, of the wrong shape or kind; the layer is then unchanged.
         """
-        self._own[...] = _check.entries("state_dict", state_dict, self._layout(self.num_layers), self.dtype)
+        self._own[...] = _check.entries("state_dict", state_dict, self._shapes(self.num_layers), self.dtype)
 
     # -- forward --
 
@@ -242,7 +249,7 @@ class Layer:
         x, batched, (h0, c0), ragged = self._checked(x, state, lengths)
         tapes = drop = None
         if tape is not None:
-            tapes, drop = tape.cells, partial(self._drop, tape, backend) if self.dropout else None
+            tapes, drop = tape.tapes, partial(self._drop, tape, backend) if self.dropout else None
         out, ends = self._stack.forward(
             backend, x, h0, c0, ragged, self.batch_first, tapes=tapes, drop=drop, packed=packed
         )
@@ -305,10 +312,10 @@ class Layer:
         _check.layer_tape(tape, LayerTape, self)
         batched = len(tape.shape) == 3
         grad_out = _check.same_sequence("grad_out", grad_out, self.dtype, tape.shape, self.batch_first)
-        dh, dc = self._state("grad_state", grad_state, tape.cells[0].call.B, batched)
-        params = Views(flat := tape.cells[0].backend.new_array(self._own.shape, self.dtype), self._places)
+        dh, dc = self._state("grad_state", grad_state, tape.tapes[0].call.B, batched)
+        params = Views(flat := tape.tapes[0].backend.new_array(self._own.shape, self.dtype), self._places)
         drop = partial(_drop_back, tape) if tape.kept else None
-        dx, found = self._stack.backward(tape.cells, grad_out, dh, dc, drop=drop, into=params.of(self._cells))
+        dx, found = self._stack.backward(tape.tapes, grad_out, dh, dc, drop=drop, into=params.of(self._cells))
         ends = joined([(grads.h0, grads.c0) for grads in found], batched)
         return LayerGrads(self._shown(dx, batched), flat, params, self._as_given(ends))
 

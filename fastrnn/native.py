@@ -23,7 +23,7 @@ def forward(call, training, out=None, packed=None):
     return _unroll.forward(call, training, out, packed)
 
 
-def backward(tape, grad_out=None, grad_h_n=None, grad_c_n=None, into=None, of_x=True, of_weights=True):
+def backward(tape, grad_out, grad_h_n, grad_c_n, into=None, of_x=True, of_weights=True):
     """Backpropagation through time: the gradients, those of the weights in ``into``'s arrays if given; None for x or
     the weights if they are not wanted."""
     return _CELLS[tape.call.cell].backward(tape, grad_out, grad_h_n, grad_c_n, into, of_x, of_weights)

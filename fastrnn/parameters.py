@@ -18,13 +18,14 @@ from ._records import GATES
 if TYPE_CHECKING:
     from .layers import Layer
 
+PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # in PyTorch's order; a Call's WEIGHTS
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
 Places = list[tuple[str, slice, tuple[int, ...]]]
 FIXED = {"cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "dtype"}
 FIXED |= {"nonlinearity", "reset_after", "batch_first", "init", "seed"}  # what parameters and layouts follow from
 
 
-def layout(
+def weight_shapes(
     cell: str, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool, proj_size: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """PyTorch's names and shapes of a layer's parameters, in PyTorch's order."""
@@ -53,9 +54,8 @@ def places(shapes: Shapes) -> Places:
 
 def cells(num_layers: int, bidirectional: bool) -> list[tuple[str, ...]]:
     """The names of W_ih, W_hh, b_ih, b_hh and W_hr of every layer and direction, whether it has them all or not."""
-    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
     ends = [f"_l{l}{end}" for l in range(num_layers) for end in ("", "_reverse")[: 1 + bidirectional]]
-    return [tuple(part + end for part in parts) for end in ends]
+    return [tuple(part + end for part in PARTS) for end in ends]
 
 
 class Views(Mapping[str, np.ndarray]):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """RNN, LSTM and GRU in plain NumPy, forward and backward through time: the fallback, and the text to read first.
 
-T time steps, B batch, I input size, H hidden size, P size of h, N rows at work in all steps together.
+T time steps, B batch, I input size, H hidden size, P size of h, R rows of all steps.
 z pre-activations, then what the gates made of them; h hidden state; c cell state; dz, dh, dc gradients of the loss.
-_t this step, _prev the step before. Gates: LSTM i f g o; GRU r u n, u being the API's z, and m its reset memory.
+_t this step, _prev the step before. Gates: LSTM i f g o; GRU r u n, u being the API's z, and m what csrc
+calls q (reset after) or rh (reset before).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check, _run
-from ._records import GATES, Call, Grads, Ragged, Tape
+from ._records import GATES, WEIGHTS, Call, Grads, Ragged, Tape
 
 # -- where rows are --------------------------------------------------------------------------------------------------
 
@@ -30,12 +31,12 @@ class Steps:
         x, z:                    | step 0, alive[0] rows | step 1, alive[1] rows | ...
     """
 
-    N: int  # rows at work in all steps together
+    R: int  # rows at work in all steps together
     slices: list[tuple[slice, slice]]  # of each step, the states before it and its own rows
-    prev: np.ndarray  # (N,) of each row, where the state before it is
+    prev: np.ndarray  # (R,) of each row, where the state before it is
     start: np.ndarray  # (B,) of each sequence, where its initial state is
     last: np.ndarray  # (B,) of each sequence, where its final state is
-    where: tuple  # the rows as an index into (T, B), or into (N,) of packed ones ...
+    where: tuple  # the rows as an index into (T, B), or into (R,) of packed ones ...
     shape: tuple[int, ...]  # ... and what such an index selects
 
     def __init__(self, call: Call) -> None:
@@ -45,8 +46,8 @@ class Steps:
         sizes = np.concatenate(([B], alive))
         first = np.cumsum(sizes) - sizes  # where the states after 0, 1, ... T steps begin
         step = np.repeat(np.arange(T), alive)
-        self.N = len(step)
-        rank = np.arange(B, B + self.N) - first[step + 1]
+        self.R = len(step)
+        rank = np.arange(B, B + self.R) - first[step + 1]
         self.slices = [
             (slice(p, p + n), slice(q - B, q - B + n))
             for p, q, n in zip(first[:-1].tolist(), first[1:].tolist(), alive.tolist(), strict=True)
@@ -61,14 +62,14 @@ class Steps:
             time = ragged.lengths[rank] - 1 - step if call.reverse else step
             packed = call.x.ndim == 2
             self.where = (ragged.start[time] + rank,) if packed else (time, ragged.order[rank])
-            self.shape = (self.N,)
+            self.shape = (self.R,)
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """The rows at work, (N, ·), out of (T, B, ·)."""
-        return array[self.where].reshape(self.N, array.shape[-1])
+        """The rows at work, (R, ·), out of (T, B, ·)."""
+        return array[self.where].reshape(self.R, array.shape[-1])
 
     def scatter(self, rows: np.ndarray, array: np.ndarray) -> np.ndarray:
-        """(T, B, ·), filled from the rows at work, (N, ·), and with 0 past the lengths."""
+        """(T, B, ·), filled from the rows at work, (R, ·), and with 0 past the lengths."""
         array[...] = 0
         array[self.where] = rows.reshape(*self.shape, rows.shape[1])
         return array
@@ -210,10 +211,10 @@ class Saved(NamedTuple):
     """What a forward pass keeps: every row of every step, and where each is."""
 
     steps: Steps
-    x: np.ndarray  # (N, I)
-    z: np.ndarray  # (N, gates*H), the gates' values
-    h: np.ndarray  # (B + N, P)
-    c: np.ndarray  # (B + N, H), or no columns
+    x: np.ndarray  # (R, I)
+    z: np.ndarray  # (R, gates*H), the gates' values
+    h: np.ndarray  # (B + R, P)
+    c: np.ndarray  # (B + R, H), or no columns
 
 
 def inputs(call: Call, x: np.ndarray) -> np.ndarray:
@@ -236,7 +237,7 @@ def forward(
     """Run every step, the cell's own or ``step``: (out, h_n, c_n or None, what backward needs if training)."""
     B, C = call.B, call.H if call.cell == "lstm" else 0
     steps, step = Steps(call), step or STEP[call.cell]
-    h, c = np.zeros((B + steps.N, call.P), call.dtype), np.zeros((B + steps.N, C), call.dtype)
+    h, c = np.zeros((B + steps.R, call.P), call.dtype), np.zeros((B + steps.R, C), call.dtype)
     if call.h0 is not None:
         h[steps.start] = call.h0
     if call.c0 is not None:
@@ -292,9 +293,7 @@ def backward(
     return grads if into is None or not of_weights else written(grads, into)
 
 
-def gradients(
-    call: Call, saved: Saved, dz: np.ndarray, dh: np.ndarray, of_x: bool = True, of_weights: bool = True
-) -> Grads:
+def gradients(call: Call, saved: Saved, dz: np.ndarray, dh: np.ndarray, of_x: bool, of_weights: bool) -> Grads:
     """What dz and dh of all steps add up to: the gradients of x, h0 and the weights, one product each."""
     steps, x, z, h, c = saved
     H, B = call.H, call.B
@@ -323,7 +322,7 @@ def gradients(
 
 def written(grads: Grads, into: Grads) -> Grads:
     """The same gradients, those of the weights in the arrays of ``into``."""
-    for name in ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr"):
+    for name in WEIGHTS:
         value, target = getattr(grads, name), getattr(into, name)
         if value is not None:
             target[...] = value

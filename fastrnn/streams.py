@@ -56,7 +56,7 @@ class Stream:
 
     def __init__(self, layer: Layer, batch_size: int = 1) -> None:
         _check.one_direction(layer)
-        row = 4 * layer.num_layers * layer.hidden_size * layer.dtype.itemsize  # its states, and room to compute them
+        row = (3 * layer.num_layers + 4) * layer.hidden_size * layer.dtype.itemsize  # h twice, c, and room for a step
         self._B = _check.batch_size(batch_size, row)
         self._layer = layer
         self._dtype, self._I, self._P = layer.dtype, layer.input_size, layer.output_size

@@ -14,7 +14,7 @@ import operator
 from typing import Any
 
 from . import _check, config, layers
-from .parameters import layout as weights_layout
+from .parameters import weight_shapes
 
 try:
     import torch
@@ -198,7 +198,7 @@ class Recurrent(nn.RNNBase):
         weights = self.__dict__.get("_lent")
         if weights is None or weights.options != options or not weights.are(tensors):
             self.__dict__.pop("_lent", None)  # or it would keep their old memory
-            dtype, shapes = getattr(tensors[0], "dtype", None), list(weights_layout(CELLS[self.mode][0], *options[:-1]))
+            dtype, shapes = getattr(tensors[0], "dtype", None), list(weight_shapes(CELLS[self.mode][0], *options[:-1]))
             if dtype not in FLOATS or [name for name, _ in shapes] != self._flat_weights_names:
                 return None
             for tensor, (_, shape) in zip(tensors, shapes, strict=True):

@@ -44,13 +44,14 @@ def threads():
     yield _unroll.set_threads
     _unroll.set_shared_flops(flops)
     _unroll.set_shared_weights(weights)
-    _unroll.set_threads(config.get_num_threads())
+    _unroll.set_threads(config.get_num_threads(), config._processors())
 
 
 @pytest.fixture
 def near_bytes():
     """A function that sets what a near cache is taken to hold."""
     so_far = _bptt.set_near_bytes(0)
+    _bptt.set_near_bytes(so_far)
     yield _bptt.set_near_bytes
     _bptt.set_near_bytes(so_far)
 

@@ -467,7 +467,7 @@ def test_a_bad_tape(layer):
     tape = other.forward(X)[2]
     refused(TypeError, "tape: needs what forward returned, got NoneType", layer.backward, None)
     refused(TypeError, "tape: needs what forward returned, got ndarray", layer.backward, X)
-    refused(TypeError, "tape: needs what forward returned, got Tape", layer.backward, tape.cells[0])
+    refused(TypeError, "tape: needs what forward returned, got Tape", layer.backward, tape.tapes[0])
     refused(ValueError, "tape: needs one made by this layer's forward, got another layer's", layer.backward, tape)
     refused(ValueError, "tape: needs one made by this layer's forward", copy.deepcopy(other).backward, tape)
     refused(

@@ -47,7 +47,7 @@ def test_help_lists_the_commands(capsys):
     assert all(re.search(rf"^    {name}  ", out, re.MULTILINE) for name in ("demo", "bench", "info"))
 
 
-def test_version(capsys):
+def test_version_is_printed(capsys):
     assert run(capsys, "--version") == (0, f"fastrnn {fastrnn.__version__}\n", "")
 
 
@@ -58,7 +58,7 @@ def test_info_shows_the_configuration(capsys):
     assert run(capsys, "info") == (0, expected, "")
 
 
-def test_python_m():
+def test_python_m_is_the_command():
     done = python("-m", "fastrnn", "info")
     assert done.returncode == 0
     assert fastrnn.__version__ in done.stdout
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_made(capsys, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_interrupted(capsys, monkeypatch):
+def test_an_interrupt_ends_with_130(capsys, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 

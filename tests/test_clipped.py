@@ -15,7 +15,7 @@ import pytest
 from conftest import IN_USE, USABLE
 from strategies import PARTS, VARIANTS, WIDTHS, make_case
 from test_promises import case_of_rows
-from trials import call_of, close, each_direction, each_dtype, forward, same_bits
+from trials import call_of, close, each_direction, each_dtype, each_lengths, forward, same_bits
 
 from fastrnn import _kernels, native, reference
 
@@ -25,7 +25,6 @@ CASES += [("lstm", "", P, clip, True) for P in (None, 3) for clip in (None, CLIP
 each_case = pytest.mark.parametrize(
     ("cell", "variant", "P", "clip", "peep"), CASES, ids=["-".join(map(str, case)) for case in CASES]
 )
-each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 on_each_set = pytest.mark.usefixtures("isa")
 
 
@@ -203,7 +202,7 @@ def test_avx2_is_avx512():
 @on_each_set
 @each_dtype
 @each_case
-def test_nan_and_inf(cell, variant, P, clip, peep, dtype):
+def test_nan_stays_in_its_sequence_and_inf_is_the_clip(cell, variant, P, clip, peep, dtype):
     """NaN stays NaN and in its sequence; Inf before an activation is as good as the clip."""
     case = make_case(cell, variant, B=7, I=5, H=17, P=P, dtype=dtype, lengths=(5, 3, 5, 4, 5, 0, 2))
     clean = run(native, cell, case, clip, peep)

@@ -48,7 +48,7 @@ def test_under_a_minute(shown):
     assert shown.seconds < 60
 
 
-def test_files(shown):
+def test_folder_holds_report_and_plots_only(shown):
     assert {path.name for path in shown.folder.iterdir()} == {"report.md", *(f"{name}.png" for name in PLOTS)}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from strategies import make_case
 from test_layers import KINDS, STACKS, arguments, make, parts
-from trials import backward, call_of, each_cell, each_direction, each_dtype, forward, losses_of
+from trials import backward, call_of, each_cell, each_direction, each_dtype, each_lengths, forward, losses_of
 
 from fastrnn import _kernels, native
 from fastrnn._records import GATES
@@ -23,9 +23,8 @@ from fastrnn._records import GATES
 CHUNK_BYTES = 128 * 1024  # of the hoisted projection, see _unroll.pyx
 KEPT_BYTES = 256 * 2**20  # of blocks kept for later calls, see _kernels.pyx
 LEAST_BYTES = 32 * 2**10  # of a result that takes one
-TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q
+TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q (or rh)
 
-each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from trials import (
     each_cell,
     each_direction,
     each_dtype,
+    each_lengths,
     everything,
     forward,
     losses_of,
@@ -33,7 +34,6 @@ from fastrnn._records import GATES, Grads
 
 pytestmark = pytest.mark.usefixtures("isa")
 
-each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 
 
 def check(cell, case, about=""):
@@ -56,7 +56,7 @@ def test_a_case_of_any_kind(drawn):
 
 @each_cell
 @each_dtype
-def test_every_option(cell, variant, P, dtype):
+def test_every_option_agrees_with_the_reference(cell, variant, P, dtype):
     lengths = (None, (4, 4, 2, 0), (2, 0, 5, 3), (3, 3, 3, 3))
     for bias, state, ragged, reverse in itertools.product(PARTS, PARTS, lengths, (False, True)):
         options = {"bias": bias, "state": state, "lengths": ragged, "reverse": reverse}
@@ -276,7 +276,7 @@ def side_by_side(call):
 @each_lengths
 @each_dtype
 @each_cell
-def test_packed_weights(cell, variant, P, dtype, ragged):
+def test_weights_packed_beforehand_give_the_same_bits(cell, variant, P, dtype, ragged):
     call = call_of(cell, make_case(cell, variant, H=9, P=P, dtype=dtype, lengths=(2, 5, 0) if ragged else None))
     packed = native.pack(call)
     for training in (False, True):

@@ -26,6 +26,7 @@ from trials import (
     each_cell,
     each_direction,
     each_dtype,
+    each_lengths,
     everything,
     forward,
     losses_of,
@@ -35,7 +36,6 @@ from trials import (
 from fastrnn import _kernels, _unroll, functional, native, reference
 from fastrnn._records import Ragged
 
-each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 each_kind = pytest.mark.parametrize("kind", KINDS)
 on_each_set = pytest.mark.usefixtures("isa")
 by_the_api = pytest.mark.usefixtures("isa", "compiled")

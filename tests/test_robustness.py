@@ -230,7 +230,7 @@ def test_a_state_decays_to_nothing(dtype, threads):
     stream.state = h0
     assert np.array_equal(out, expected) and np.array_equal([stream(x_t) for x_t in x], expected)
     with np.errstate(under="ignore"):
-        np.testing.assert_allclose(reference.forward(tape.cells[0].call, False)[0], out, rtol=0, atol=digits.tiny)
+        np.testing.assert_allclose(reference.forward(tape.tapes[0].call, False)[0], out, rtol=0, atol=digits.tiny)
     back = layer.backward(tape, grad_state=h0)  # through units that are no longer at work: relu's slope at 0 is 0
     assert not back.state.any() and np.isfinite(back.flat).all()
 
@@ -602,15 +602,15 @@ def usual_threads():
 def test_a_container_has_as_many_threads_as_its_share_of_processors(files, threads, tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(config, "GROUPS", (tmp_path / "none", tmp_path))
-    monkeypatch.setattr(config, "SHARE", config._share())
+    monkeypatch.setattr(config, "CGROUPS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(config, "CPU_QUOTA", config._cpu_quota())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
     monkeypatch.delenv("FASTRNN_NUM_THREADS", raising=False)
     assert config._default_threads() == threads
 
 
 def test_threads_are_set_without_reading_files(monkeypatch):
-    monkeypatch.setattr(config, "_share", None)  # it takes as long as a short pass
+    monkeypatch.setattr(config, "_cpu_quota", None)  # it takes as long as a short pass
     fastrnn.set_num_threads(fastrnn.get_num_threads())
 
 

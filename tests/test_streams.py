@@ -11,31 +11,18 @@ import pickle
 
 import numpy as np
 import pytest
+from test_layers import KINDS, each_kind, parts
 
 from fastrnn import config, native, reference
-from fastrnn.layers import GRU, LSTM, RNN
+from fastrnn.layers import GRU, LSTM
 from fastrnn.streams import Stream
 
 T, I, H = 7, 3, 5
-KINDS = {
-    "rnn": (RNN, {}),
-    "relu": (RNN, {"nonlinearity": "relu"}),
-    "lstm": (LSTM, {}),
-    "projected": (LSTM, {"proj_size": 2}),
-    "gru": (GRU, {}),
-    "reset-before": (GRU, {"reset_after": False}),
-}
-
-each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def make(kind, **more):
     cls, options = KINDS[kind]
     return cls(I, H, **{"num_layers": 2, "seed": 1, **options, **more})
-
-
-def parts(state):
-    return list(state) if isinstance(state, tuple) else [state]
 
 
 def same(actual, expected):
@@ -226,7 +213,7 @@ def test_a_subclass_of_a_layer_is_streamed():
     assert np.array_equal(Stream(layer)(x[0]), layer.freeze().stream()(x[0]))
 
 
-def test_repr():
+def test_repr_shows_layer_and_batch():
     assert repr(make("gru").stream(2)) == "Stream(GRU(3, 5, num_layers=2), batch_size=2)"
 
 

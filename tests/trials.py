@@ -18,6 +18,7 @@ CELLS = [(cell, variant, None) for cell, variant in VARIANTS] + [("lstm", "", 3)
 each_cell = pytest.mark.parametrize(("cell", "variant", "P"), CELLS, ids=["-".join(map(str, c)) for c in CELLS])
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 each_direction = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+each_lengths = pytest.mark.parametrize("ragged", [False, True], ids=["dense", "ragged"])
 changes_in_place = pytest.mark.filterwarnings("ignore:Setting the (shape|dtype) on a NumPy array:DeprecationWarning")
 
 

@@ -39,12 +39,12 @@ class Ready:
         parts = self._directions
         if parts is None:
             parts = directions(node, **{formal: given[formal] for formal in self._weights})
-        kind = parts[0].kind
-        x = sequences(node, given["X"], parts[0].call.I, kind)
+        dtype = parts[0].dtype
+        x = sequences(node, given["X"], parts[0].call.I, dtype)
         (T, B, _), D, H = x.shape, len(parts), parts[0].call.H
         _check.sizes(T, B, D * GATES[node.cell] * H, x.itemsize)
         ragged = lengths(node, given.get("sequence_lens"), T, B)
-        h0, c0 = (states(node, name, given.get(name), (D, B, H), kind) for name in ("initial_h", "initial_c"))
+        h0, c0 = (states(node, name, given.get(name), (D, B, H), dtype) for name in ("initial_h", "initial_c"))
         Y = np.empty((B, T, D, H) if node.batch_first else (T, D, B, H), x.dtype)
         ends = []
         for d, part in enumerate(parts):
@@ -52,7 +52,7 @@ class Ready:
             ends.append(run(part, x, ragged, h0[d], c0[d], out))
         h, c = zip(*ends, strict=True)
         results = {"Y": Y, "Y_h": joined(node, h)} | ({"Y_c": joined(node, c)} if node.cell == "lstm" else {})
-        return {name: results[formal].astype(kind, copy=False) for formal, name in node.outputs.items()}
+        return {name: results[formal].astype(dtype, copy=False) for formal, name in node.outputs.items()}
 
 
 def joined(node: Node, states: Sequence[np.ndarray]) -> np.ndarray:
@@ -117,6 +117,8 @@ class Prepared(BackendRep):
         inputs : sequence of array_like
             In the order of the model's inputs, without those that have an initializer. float16 and bfloat16 are
             computed in float32.
+        **kwargs
+            None is known.
 
         Returns
         -------
@@ -175,6 +177,8 @@ class FastrnnBackend(Backend):
             Of RNN, GRU and LSTM nodes, versions 7, 14 and 22, with any of their inputs, attributes and outputs.
         device : str
             "CPU".
+        **kwargs
+            None is known.
 
         Returns
         -------

@@ -66,7 +66,7 @@ class Direction:
     activations: tuple[Activation, ...]
     usual: bool  # the kernels know these
     coupled: bool
-    kind: np.dtype  # of the weights as they were given, which those of half the width are no more
+    dtype: np.dtype  # of the weights as they were given, which those of half the width are no more
     backend: Any  # the module that computes, and what it packed
     packed: Any = None
 
@@ -227,23 +227,23 @@ def directions(node: Node, W: Any, R: Any, B: Any = None, P: Any = None) -> list
     D, G = len(node.reverse), GATES[node.cell]
     W_, R_, B_, P_ = (f"{node.where}, {name}" for name in WEIGHTS)
     W = _check.plain(W_, W, "an array of floats")
-    kind = W.dtype.newbyteorder("=")
-    W, R = floats(W_, W), floats(R_, R, kind)
+    dtype = W.dtype.newbyteorder("=")
+    W, R = floats(W_, W), floats(R_, R, dtype)
     if W.ndim != 3 or R.ndim != 3 or min(W.shape + R.shape) < 1:
         raise ValueError(f"{W_} and R: need shapes (D, {G}*H, I) and (D, {G}*H, H), got {W.shape} and {R.shape}")
     I, H = W.shape[2], node.hidden_size or R.shape[2]
     W = _check.shaped(W_, W, f"(D, {G}*H, I)", (D, G * H, I))
     R = _check.shaped(R_, R, f"(D, {G}*H, H)", (D, G * H, H))
     if B is not None:
-        B = _check.shaped(B_, floats(B_, B, kind), f"(D, {2 * G}*H)", (D, 2 * G * H))
+        B = _check.shaped(B_, floats(B_, B, dtype), f"(D, {2 * G}*H)", (D, 2 * G * H))
     if P is not None:
-        P = _check.shaped(P_, floats(P_, P, kind), "(D, 3*H)", (D, 3 * H))
+        P = _check.shaped(P_, floats(P_, P, dtype), "(D, 3*H)", (D, 3 * H))
     rest = [[None] * D if array is None else array for array in (B, P)]
-    return [direction(node, d, kind, *arrays) for d, arrays in enumerate(zip(W, R, *rest, strict=True))]
+    return [direction(node, d, dtype, *arrays) for d, arrays in enumerate(zip(W, R, *rest, strict=True))]
 
 
 def direction(
-    node: Node, d: int, kind: np.dtype, W: np.ndarray, R: np.ndarray, B: np.ndarray | None, P: np.ndarray | None
+    node: Node, d: int, dtype: np.dtype, W: np.ndarray, R: np.ndarray, B: np.ndarray | None, P: np.ndarray | None
 ) -> Direction:
     """Direction d of a node, from its own weights in ONNX's order."""
     H, I = R.shape[1], W.shape[1]
@@ -262,7 +262,7 @@ def direction(
         activations=chosen,
         usual=names == USUAL[variant],
         coupled=node.coupled and not negated,
-        kind=kind,
+        dtype=dtype,
         backend=config.backend(),
     )
 

@@ -364,7 +364,7 @@ def test_run_node(op):
     close([Y_h], [says(op, fed)[1]], np.float32)
 
 
-def test_devices():
+def test_the_cpu_is_the_only_device():
     assert backend.supports_device("CPU") and not backend.supports_device("CUDA:1")
     fed = values("RNN")
     model = model_of("RNN", fed)

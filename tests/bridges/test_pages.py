@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -31,6 +33,12 @@ def run(page, folder):
     return subprocess.run(
         [*RUNNER, str(page)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+@pytest.mark.parametrize("module", ["fastrnn.sklearn", "fastrnn.onnx.convert"])
+def test_examples_of_docstrings_run(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted and not results.failed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

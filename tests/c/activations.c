@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * activations.c - tanh and sigmoid against the C library's in long double, over a comb through all floats and over many
  * doubles, with NaN, infinities, zeros and the ends of the ranges; and every length, flush with either fence.
- * Subnormals are flushed meanwhile, as they are wherever the primitives are called: a result below the normal numbers must be 0.
+ * Subnormals are flushed meanwhile, as they are wherever the primitives are called: a result below the normal numbers
+ * must be 0.
  * activations [teeth]: every teeth-th float, by default each 2003rd. */
 #define _GNU_SOURCE
 #include "fence.h"

@@ -105,7 +105,7 @@ static void check_apart(void)
     }
 }
 
-/* ---- what is worth several threads, told how long it took: what a machine does meanwhile is its own affair -------- */
+/* ---- what is worth several threads, told how long it took: what a machine does meanwhile is its own affair */
 
 static const double WORK = 4e6;
 
@@ -434,7 +434,7 @@ static void in_child(void (*check)(void))
 
 /* ---- signals ----------------------------------------------------------------------------------------------------- */
 
-/* One that the program waits for must not come to a worker, where it would end the program; the caller's go on coming. */
+/* One that the program waits for must not come to a worker, where it would end the program; the caller's go on. */
 static void check_signals(void)
 {
     sigset_t one, before;
