@@ -77,7 +77,7 @@ cdef PackedWeights packed_for(object call, Py_ssize_t G, step_function step, Py_
 cdef Shares shares_of(frnn_task task, Py_ssize_t B, double flops, bint divisible, Py_ssize_t weights, Py_ssize_t H,
                       Py_ssize_t itemsize) noexcept nogil
 cdef void share_ranks(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
-                Py_ssize_t* r1) noexcept nogil
+                      Py_ssize_t* r1) noexcept nogil
 cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py_ssize_t* u0,
                       Py_ssize_t* U) noexcept nogil
 cdef View view_of(object array, const Sequence* q, Py_ssize_t itemsize, bint writable=*) except *

@@ -134,7 +134,7 @@ cdef void share_units(Py_ssize_t H, Py_ssize_t itemsize, int part, int parts, Py
 
 
 cdef void share_ranks(const Sequence* q, Py_ssize_t s0, Py_ssize_t s1, int part, int parts, Py_ssize_t* r0,
-                Py_ssize_t* r1) noexcept nogil:
+                      Py_ssize_t* r1) noexcept nogil:
     """The ranks r0..r1-1 of a part, for the steps s0..s1-1."""
     r0[0] = first_rank(q, s0, s1, part, parts) if part > 0 else 0
     r1[0] = first_rank(q, s0, s1, part + 1, parts) if part + 1 < parts else q.B

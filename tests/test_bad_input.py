@@ -595,7 +595,7 @@ def test_a_bad_state(stream, state, error, message):
         (1.5, TypeError, "needs an integer, got 1.5"),
         ("2", TypeError, "needs an integer, got '2'"),
         (None, TypeError, "needs an integer, got None"),
-        (2**60, ValueError, "needs fewer than 2**50 bytes of states, got 1152921504606846976 rows of 80 bytes"),
+        (2**60, ValueError, "needs fewer than 2**50 bytes of states, got 1152921504606846976 rows of 140 bytes"),
     ],
 )
 def test_a_bad_batch_size(size, error, message):

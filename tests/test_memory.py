@@ -26,7 +26,6 @@ LEAST_BYTES = 32 * 2**10  # of a result that takes one
 TAPE = {"rnn": 0, "lstm": 5, "gru": 4}  # floats for each unit and step: i f g o c, r z n q (or rh)
 
 
-
 @contextmanager
 def traced():
     """Memory is traced meanwhile."""

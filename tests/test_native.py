@@ -35,7 +35,6 @@ from fastrnn._records import GATES, Grads
 pytestmark = pytest.mark.usefixtures("isa")
 
 
-
 def check(cell, case, about=""):
     close(everything(native, cell, case), everything(reference, cell, case), about)
 
