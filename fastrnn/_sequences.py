@@ -7,7 +7,7 @@ n sequences, S steps of all of them, T time steps, B batch, I input size, N resu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,9 +154,16 @@ def unmasked(name: str, value: Any) -> None:
 
 def no_dates(name: str, value: Any) -> None:
     """Refuse dates and time spans, which NumPy would turn into numbers of some unit."""
+    if isinstance(value, (list, tuple)):
+        with suppress(ValueError, RuntimeError):  # NumPy cannot make an array of it: others will say so
+            value = np.asarray(value)
     for found in [value.dtype] if hasattr(value, "dtype") else getattr(value, "dtypes", ()):  # a DataFrame's
         if getattr(found, "kind", None) in ("m", "M"):
             raise TypeError(f"{name}: needs numbers, got dtype {found}")
+        if found == "O":
+            for item in np.asarray(value, object).flat:
+                if isinstance(item, (np.datetime64, np.timedelta64)):
+                    raise TypeError(f"{name}: needs numbers, got {type(item).__name__}")
 
 
 def moments(name: str, values: np.ndarray) -> tuple[Any, Any]:

@@ -62,14 +62,14 @@ def lend(tensor: Tensor) -> np.ndarray:
 
 
 def is_plain(tensor: Any, dtype: torch.dtype) -> bool:
-    """Whether a tensor is just numbers in this process' memory."""
+    """Whether a tensor is just numbers in this process' memory, each where its like may stand."""
     if type(tensor) not in EXACT or not tensor.is_cpu or tensor.dtype is not dtype:
         return False
     try:
         at = tensor.data_ptr()  # 0 of a tensor without elements, of zeros that nobody wrote, of a storage given up
     except RuntimeError:  # it wraps others, or is sparse
         return False
-    return at != 0 and not tensor.is_neg() and not tensor.is_nested
+    return at != 0 and at % dtype.itemsize == 0 and not tensor.is_neg() and not tensor.is_nested
 
 
 def is_usual() -> bool:

@@ -105,6 +105,8 @@ def load(path: FileLike) -> RNN | LSTM | GRU:
 def _rebuilt(archive: zipfile.ZipFile) -> RNN | LSTM | GRU:
     """The layer that an archive describes."""
     infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    if len(infos) < len(archive.infolist()):
+        raise ValueError("an archive with two entries of one name")
     if min((info.header_offset for info in infos.values()), default=0) > 0:
         raise ValueError("something before it, perhaps another layer")
     if HEADER not in infos:

@@ -66,7 +66,7 @@ def from_keras(layer_or_model: Any) -> FastLayer | dict[str, FastLayer]:
     layer_or_model : keras.layers.Layer, or path of a saved model
         A recurrent layer; a model, or any other layer with recurrent ones in it, at any depth; or a ``.keras`` or
         legacy ``.h5`` file, for which h5py is needed but not Keras. All other layers are passed over, and of a
-        subclassed model a file does not say what is in it.
+        subclassed model or layer a file does not say what is in it: recurrent layers there are passed over, too.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def from_keras(layer_or_model: Any) -> FastLayer | dict[str, FastLayer]:
     Raises
     ------
     TypeError
-        If the argument is none of these, or weights are neither float32 nor float64.
+        If the argument is none of these, or weights are neither float32 nor float64; of a file, ValueError.
     ValueError
         If there is no recurrent layer. If one is custom, has no weights yet, or has what fastrnn has not: another
         activation, ``go_backwards`` outside of ``Bidirectional``, another ``merge_mode`` than ``"concat"``, directions

@@ -519,7 +519,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
 
     def _checked(self, y: Any, known: Any) -> np.ndarray:
         """Numbers, shape (n,), (n, K), (S,) or (S, K)."""
-        no_dates("y", np.asarray(y[:1]) if isinstance(y, (list, tuple)) else y)
+        no_dates("y", y)
         targets = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
         if known is not None and targets.shape[1:] != np.shape(known):
             raise ValueError(f"y: needs targets of shape {np.shape(known)} as before, got {targets.shape[1:]}")

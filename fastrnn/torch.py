@@ -147,7 +147,7 @@ class Recurrent(nn.RNNBase):
         return tuple(map(torch.from_numpy, (out, *state) if lstm else (out, state)))
 
     def _transformed(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
-        """In elementary operations, for what torch.nn's lack: vmap and forward mode. None: see ``_on_kernels``."""
+        """In elementary operations: vmap and forward mode, which torch.nn's lack in part. None: see ``_on_kernels``."""
         call, tensors = self._checked(input, hx), self._tensors()
         if call is None or tensors is None or any(tensor is None for tensor in tensors):
             return None
@@ -204,7 +204,9 @@ class Recurrent(nn.RNNBase):
             for tensor, (_, shape) in zip(tensors, shapes, strict=True):
                 if not is_plain(tensor, dtype) or tensor.shape != shape or not tensor.is_contiguous():
                     return None
-            weights = self.__dict__["_lent"] = Weights(tensors, self._spec(), options)
+            weights = Weights(tensors, self._spec(), options)
+            if isinstance(tensors[0], nn.Parameter):  # others are here for a call: torch.func.functional_call
+                self.__dict__["_lent"] = weights
         return weights
 
     def _apply(self, *arguments: Any, **options: Any) -> nn.Module:

@@ -12,6 +12,7 @@ import re
 import stat
 import threading
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -117,6 +118,16 @@ def test_flags_of_numpy_become_pythons():
 def test_two_layers_in_one_file():
     with pytest.raises(ValueError, match="file: needs a whole file written by fastrnn, got something before it, perh"):
         load(io.BytesIO(saved(LAYERS[0]) + saved(LAYERS[1])))
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_ih_l0.npy", "fastrnn.npy"])
+def test_an_entry_twice(name):
+    file = io.BytesIO(saved(LAYERS[0]))
+    with zipfile.ZipFile(file, "a") as more, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # zipfile's own
+        more.writestr(name, zipfile.ZipFile(file).read("weight_ih_l0.npy"))
+    with pytest.raises(ValueError, match="got an archive with two entries of one name"):
+        load(io.BytesIO(file.getvalue()))
 
 
 def test_files_are_plain_npz(tmp_path):

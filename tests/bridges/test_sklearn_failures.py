@@ -390,6 +390,20 @@ def test_masks_are_no_targets(kind):
             steps.fit(X if isinstance(bad, list) else BLOCK, bad)
 
 
+@pytest.mark.parametrize("unit", [np.datetime64("2020-01-01"), np.timedelta64(1, "D")])
+def test_dates_among_objects_are_no_numbers(unit):
+    """NumPy would take them for counts of their unit."""
+    message = f"needs numbers, got {type(unit).__name__}"
+    mixed = [[1.0, unit], [2.0, unit]]
+    for data in ([mixed] * 30, [np.array(mixed, object)] * 30, np.array([mixed] * 30, object)):
+        for kind in BOTH:
+            with pytest.raises(TypeError, match=f"X: {message}"):
+                quick(kind).fit(data, Y[kind])
+    for y in ([1.0, unit] * 15, np.array([1.0, unit] * 15, object)):
+        with pytest.raises(TypeError, match=f"y: {message}"):
+            quick(SequenceRegressor).fit(X, y)
+
+
 @pytest.mark.parametrize("lay_out", [np.asarray, list])
 def test_dates_are_no_numbers(lay_out):
     y = lay_out(np.datetime64("2020-01-01") + np.arange(30))

@@ -561,6 +561,35 @@ def test_old_weights_are_not_kept():
         assert kept() is None
 
 
+def test_weights_of_a_functional_call_are_not_kept():
+    """But by torch.nn's own list of them."""
+    _, ours = modules("gru")
+    weights = {name: torch.zeros_like(part) for name, part in ours.named_parameters()}
+    torch.func.functional_call(ours, weights, (torch.randn(T, B, I),))
+    assert "_lent" not in vars(ours)
+    ours(torch.randn(T, B, I))
+    assert "_lent" in vars(ours)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "x"])
+@each_cell
+def test_what_stands_between_the_places_of_numbers(cell, name, tmp_path):
+    """As a file mapped from an odd byte on does."""
+    results, x = [], torch.randn(T, B, I)
+    for module in modules(cell):
+        original = x if name == "x" else getattr(module, name).detach()
+        (tmp_path / "file").write_bytes(b"x" + original.numpy().tobytes())
+        mapped = np.memmap(tmp_path / "file", np.float32, "r+", offset=1, shape=tuple(original.shape))
+        odd = torch.from_numpy(mapped)
+        assert odd.data_ptr() % 4
+        if name != "x":
+            module.load_state_dict({**module.state_dict(), name: odd}, assign=True)
+        out = module(odd if name == "x" else x)[0]
+        out.square().sum().backward()
+        results.append([out, *(part.grad for part in module.parameters())])
+    assert_close(results[1], results[0])
+
+
 def test_tensors_stay_resizable():
     """As NumPy's view of them would not be."""
     _, ours = modules("gru")
