@@ -5,7 +5,7 @@ Letters as in _bptt.pxd, and: r0..r1-1 the ranks of one thread, s0..s1-1 the ste
 ranks and packed rows are.
 """
 
-from fastrnn._arrays cimport Array, address, fields
+from fastrnn._arrays cimport ALIGNED, Array, address, fields
 from fastrnn._kernels cimport (
     FRNN_GRU_TAPE,
     FRNN_LSTM_TAPE,
@@ -221,13 +221,17 @@ cdef tuple new_weights(object call, const BackJob* j, object dtype):
 
 
 cdef bint is_input(object x, Py_ssize_t T, Py_ssize_t B, Py_ssize_t R, Py_ssize_t I, Py_ssize_t size) noexcept:
-    """Whether it is an array (T, B, I), or, packed, (R, I)."""
+    """Whether it is an array (T, B, I), or, packed, (R, I), of whole rows."""
     cdef const Array* a
+    cdef int i
     if type(x) is not ndarray:
         return False
     a = fields(x)
-    if a.descr.type != (c"d" if size == 8 else c"f"):
+    if a.descr.type != (c"d" if size == 8 else c"f") or a.descr.byteorder != c"=" or not a.flags & ALIGNED:
         return False
+    for i in range(a.nd):
+        if a.strides[i] % size or (i == a.nd - 1 and min(I - 1, R) > 0 and a.strides[i] != size):
+            return False
     if a.nd == 2:
         return a.dimensions[0] == R and a.dimensions[1] == I
     return a.nd == 3 and a.dimensions[0] == T and a.dimensions[1] == B and a.dimensions[2] == I

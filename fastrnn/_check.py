@@ -102,7 +102,7 @@ def dtype(name: str, value: Any) -> np.dtype:
         found = np.dtype(object)
     if value is None or found not in DTYPES:
         raise TypeError(f"{name}: needs float32 or float64, got {text(value)}")
-    return found
+    return DTYPES[DTYPES.index(found)]
 
 
 # -- arrays ----------------------------------------------------------------------------------------------------------
@@ -135,11 +135,13 @@ def floats(name: str, value: Any, like: np.dtype | None = None) -> np.ndarray:
             return value
     array = plain(name, value, "an array of float32 or float64")
     found = array.dtype
-    if found not in DTYPES:
+    if found is not FLOAT32 and found is not FLOAT64:
         native = found.newbyteorder("=")
         if native not in DTYPES:
             raise TypeError(f"{name}: needs dtype float32 or float64, got {kind_of(value, array)}")
-        array, found = array.astype(native), native
+        native = DTYPES[DTYPES.index(native)]
+        array = array.view(native) if found == native else array.astype(native)  # "<" may stand for "="
+        found = native
     if like is not None and found != like:
         raise TypeError(f"{name}: needs dtype {like} like x, got {found}")
     return array
@@ -387,6 +389,8 @@ def layer_tape(value: Any, kind: Any, owner: Any) -> None:
         raise TypeError(f"tape: needs what forward returned, got {type(value).__name__}")
     if value.layer is not owner:
         raise ValueError("tape: needs one made by this layer's forward, got another layer's")
+    if not value.fits():
+        raise ValueError(ALTERED)
 
 
 def entries(name: str, given: Any, shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: np.dtype) -> np.ndarray:

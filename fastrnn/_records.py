@@ -81,7 +81,7 @@ class Ragged:
         order = np.argsort(-lengths, kind="stable")
         by_rank = lengths[order]
         alive = np.searchsorted(-by_rank, -np.arange(T), side="left").astype(np.intp, copy=False)
-        return cls(order, by_rank, alive, _before(alive), bool((order[1:] > order[:-1]).all()))
+        return cls(order, by_rank, alive, _before(alive), bool((order[1:] > order[:-1]).all())).locked()
 
     @classmethod
     def packed(cls, alive: np.ndarray) -> Ragged:
@@ -89,7 +89,13 @@ class Ragged:
         order = np.arange(alive[0])
         lengths = np.searchsorted(-alive, -order, side="left").astype(np.intp, copy=False)
         alive = np.ascontiguousarray(alive, np.intp)
-        return cls(order, lengths, alive, _before(alive), in_order=True)
+        return cls(order, lengths, alive, _before(alive), in_order=True).locked()
+
+    def locked(self) -> Ragged:
+        """Itself, its arrays not to be written to any more: they say where the kernels read."""
+        for array in (self.order, self.lengths, self.alive, self.start):
+            array.flags.writeable = False
+        return self
 
     def fits(self, T: int, B: int) -> bool:
         """Whether the arrays, which can be assigned, are of T steps and B rows; what they hold is not looked at."""
@@ -166,6 +172,20 @@ class LayerTape:
     shape: tuple[int, ...] = ()  # of out, as the caller saw it
     tapes: list[Tape] = field(default_factory=list)  # by k
     kept: list[np.ndarray] = field(default_factory=list)  # dropout's masks, after layers 0..L-2; empty without dropout
+
+    def fits(self) -> bool:
+        """Whether its fields, which can be assigned, are of a pass of its layer: by these, gradients are looked at."""
+        layer, calls = self.layer, [tape.call for tape in self.tapes if type(tape) is Tape and tape.call]
+        D, H, P = layer.num_directions, layer.hidden_size, layer.output_size
+        if len(calls) != layer.num_layers * D:
+            return False
+        T, B, cell = calls[0].T, calls[0].B, layer.cell
+        for k, call in enumerate(calls):
+            I = layer.input_size if k < D else D * P
+            if (call.cell, call.T, call.B, call.I, call.H, call.P) != (cell, T, B, I, H, P):
+                return False
+        batch = (B, T, D * P) if layer.batch_first else (T, B, D * P)
+        return self.shape == batch or (B == 1 and self.shape == (T, D * P))
 
 
 @dataclass(slots=True)

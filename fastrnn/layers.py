@@ -79,6 +79,11 @@ class Layer:
     cell: str
     proj_size = 0
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__ != __name__ and not vars(cls).keys().isdisjoint(("cell", "variant")):
+            raise TypeError(f"{cls.__name__}: needs the cell and the variant of its base, got others")
+
     def __init__(
         self,
         input_size: int,
@@ -386,7 +391,7 @@ class Layer:
         return {name: value for name, value in self.__dict__.items() if name not in BOUND}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, dtype=_check.dtype("dtype", state["dtype"]))  # pickle makes others of the same kind
         self._bind(self._flat)
 
     def __repr__(self) -> str:

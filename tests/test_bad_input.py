@@ -15,6 +15,7 @@ import pytest
 
 import fastrnn
 from fastrnn import GRU, LSTM, RNN, _check, _kernels, functional, reference
+from fastrnn._records import Ragged
 
 T, B, I, H, P = 4, 3, 2, 5, 3
 SIZES = {"rnn": H, "gru": 3 * H, "lstm": 4 * H}
@@ -289,6 +290,9 @@ def test_bad_gradients(cell, change, error, message):
         ("call", lambda tape: None),
         ("call", lambda tape: replace(tape.call, x=tape.call.x.astype(np.float32))),
         ("call", lambda tape: replace(tape.call, x=tape.call.x[:1])),
+        ("call", lambda tape: replace(tape.call, x=tape.call.x[..., ::-1])),
+        ("call", lambda tape: replace(tape.call, x=tape.call.x.astype(">f8"))),
+        ("call", lambda tape: replace(tape.call, x=np.ones(X.nbytes + 1, "i1")[1:].view("f8").reshape(X.shape))),
         ("call", lambda tape: replace(tape.call, H=10**5)),
         ("call", lambda tape: replace(tape.call, P=H + 1)),
         ("call", lambda tape: replace(tape.call, B=B + 1)),
@@ -305,6 +309,13 @@ def test_a_tape_with_other_fields(field, value):
     if tape.backend is not reference:  # where NumPy objects, or not, by itself
         setattr(tape, field, value(tape))
         refused(ValueError, "tape: needs its fields as forward left them, got others", functional.gru_backward, tape)
+
+
+def test_where_the_kernels_read_is_not_to_be_written():
+    for ragged in (_check.lengths([2, 0, 1], 2, 3), Ragged.packed(np.array([2, 1]))):
+        for array in (ragged.order, ragged.lengths, ragged.alive, ragged.start):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 10**9
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
@@ -460,6 +471,31 @@ def test_batch_first_is_said_in_the_message():
     refused(
         ValueError, "x: needs shape (B, T, I) or (T, I) with I = 2", GRU(I, H, batch_first=True), zeros(3, dtype="f4")
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tape, other: setattr(tape, "shape", (1, 1, 2 * P)),
+        lambda tape, other: setattr(tape, "shape", (1, 2 * P)),
+        lambda tape, other: setattr(tape, "shape", None),
+        lambda tape, other: setattr(tape, "tapes", other.tapes),
+        lambda tape, other: setattr(tape, "tapes", tape.tapes[:-1]),
+        lambda tape, other: setattr(tape, "tapes", []),
+        lambda tape, other: setattr(tape, "tapes", [None] * len(tape.tapes)),
+        lambda tape, other: tape.tapes.reverse(),
+        lambda tape, other: setattr(tape.tapes[-1], "call", None),
+        lambda tape, other: setattr(tape.tapes[0], "call", other.tapes[0].call),
+        lambda tape, other: setattr(tape.tapes[0].call, "H", 10**5),
+    ],
+)
+def test_a_layers_tape_with_other_fields(layer, change):
+    """Gradients are looked at by these: nothing may be read or written past an end."""
+    layer = LSTM(**{**layer.options(), "dropout": 0.0})
+    other = LSTM(**{**layer.options(), "input_size": 40, "hidden_size": 50})
+    tape, others = layer.forward(X)[2], other.forward(zeros(T, B, 40))[2]
+    change(tape, others)
+    refused(ValueError, "tape: needs its fields as forward left them, got others", layer.backward, tape, zeros(T, B, P))
 
 
 def test_a_bad_tape(layer):

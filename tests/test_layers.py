@@ -707,6 +707,12 @@ def test_repr_is_torch_s():
     )
 
 
+@pytest.mark.parametrize("name", ["cell", "variant"])
+def test_a_subclass_has_the_cell_of_its_base(name):
+    with pytest.raises(TypeError, match="Mine: needs the cell and the variant of its base, got others"):
+        type("Mine", (LSTM,), {name: "gru"})
+
+
 def test_a_subclass_is_shown_with_the_layer_s_arguments():
     class Mine(LSTM):
         def __init__(self, *args, **kwargs):

@@ -183,6 +183,7 @@ LAYOUTS = {
     "wider": lambda a: np.concatenate([a, a], axis=-1)[..., : a.shape[-1]],
     "read-only": read_only,
     "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "swapped-back": lambda a: a.view(a.dtype.newbyteorder().newbyteorder()),  # says "<" where others say "="
     "unaligned": unaligned,
     "field-of-records": field_of_records,
 }
