@@ -191,8 +191,7 @@ typedef void tile_function(TILE_ARGUMENTS);
 #define TILE(R, V)                                                                                                     \
     static void tile_##R##x##V(TILE_ARGUMENTS)                                                                         \
     {                                                                                                                  \
-        enum { rows = R <= FRNN_TILE_ROWS(V) ? R : 1 }; /* taller ones are never called */                             \
-        tile_body(rows, V, NOTHING, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next, stride);              \
+        tile_body(R, V, NOTHING, K, a, ar, ak, w, at, ld, apart, last, ld_last, c, ldc, next, stride);                 \
     }
 #define TILES(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V)
 TILES(1)
@@ -200,8 +199,10 @@ TILES(2)
 TILES(3)
 TILES(4)
 
-#define ROW(V) {tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V, tile_7x##V, tile_8x##V}
-static tile_function *const tiles[4][8] = {ROW(1), ROW(2), ROW(3), ROW(4)};
+#define IF_LOW(R, V) R <= FRNN_TILE_ROWS(V) ? tile_##R##x##V : NULL /* taller ones are never called */
+#define LOW(V)                                                                                                         \
+    {IF_LOW(1, V), IF_LOW(2, V), IF_LOW(3, V), IF_LOW(4, V), IF_LOW(5, V), IF_LOW(6, V), IF_LOW(7, V), IF_LOW(8, V)}
+static tile_function *const tiles[4][8] = {LOW(1), LOW(2), LOW(3), LOW(4)};
 
 #define ASKING(name, less, V, ahead)                                                                                   \
     static void name(TILE_ARGUMENTS)                                                                                   \
