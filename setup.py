@@ -30,9 +30,9 @@ LINK = ["-pthread", "-fno-fast-math"]  # with -ffast-math the linker adds what c
 FAST, SMALL = ["-O2"], ["-Os"]
 if "CFLAGS" in os.environ or "LDFLAGS" in os.environ:  # whoever has flags has reasons: symbols, hardening, speed
     FAST = SMALL = []
-elif sys.platform == "linux":  # no symbols, no tables to unwind by, no pages of padding between code and data
-    FLAGS += ["-g0", "-fno-asynchronous-unwind-tables"]
-    LINK += ["-Wl,-s", "-Wl,-z,noseparate-code", "-Wl,-z,common-page-size=64", "-Wl,-z,norelro"]
+elif sys.platform == "linux":  # no symbols, tables to unwind by, stubs for Python's functions, padding to whole pages
+    FLAGS += ["-g0", "-fno-asynchronous-unwind-tables", "-fno-plt"]
+    LINK += ["-Wl,-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,common-page-size=64", "-Wl,-z,norelro"]
 
 # The same for clang-cl. Its <immintrin.h> shows only what these macros ask for; the code is compiled for them no more
 # than elsewhere, since that is said function by function.
